@@ -1,0 +1,39 @@
+# Trained networks as scientific instruments: from raw data to figures and one report.
+#
+#   snakemake --cores 2                                    the default study, config.yaml
+#   snakemake --cores 2 --configfile studies/smoke.yaml    another study
+#
+#   dataset -> training (one job a block of runs) -> outputs -> variability -> figures -> report
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# `--configfile` names another study; it must replace the default one, not be merged into it.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+
+
+pathvars:
+    results=f"results/{study.name}",
+    logs=f"results/{study.name}/logs",
+    benchmarks=f"results/{study.name}/benchmarks",
+
+
+report: "report/front.rst"
+
+
+include: "rules/data.smk"
+include: "rules/training.smk"
+include: "rules/variability.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        training_figures,
+        variability_results if study.variability else [],

@@ -1,0 +1,83 @@
+"""Digests that decide what must be computed again.
+
+Snakemake re-runs a job when its script changes, not when a module that the script imports does.
+A rule therefore carries the digest of the modules it rests on among its parameters: changed
+science is computed again, and only that.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = Path(__file__).parent
+_NAME = _PACKAGE.name
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module of this package; None for anything else."""
+    parts = module.split(".")
+    if parts[0] != _NAME:
+        return None
+    base = _PACKAGE.joinpath(*parts[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            # `from package import module` names a module too.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Digest of modules of this package and of all of its modules that they import.
+
+    Parameters
+    ----------
+    *modules : str
+        Dotted names, e.g. ``"model_metrology.training"``.
+
+    Returns
+    -------
+    str
+        Sixteen hexadecimal digits.
+
+    Raises
+    ------
+    ValueError
+        If a name is no module of this package.
+    """
+    found: dict[str, Path] = {}
+    pending = list(modules)
+    for module in modules:
+        if _file_of(module) is None:
+            raise ValueError(f"{module}: no such module in {_NAME}")
+    while pending:
+        path = _file_of(pending.pop())
+        if path is not None and str(path) not in found:
+            found[str(path)] = path
+            pending.extend(_imports(path))
+    digest = hashlib.sha256()
+    for path in sorted(found.values()):
+        digest.update(str(path.relative_to(_PACKAGE)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def content_digest(content: Any) -> str:
+    """Digest of JSON-like content, whatever the order of its keys; sixteen hexadecimal digits."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

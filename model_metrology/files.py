@@ -1,0 +1,97 @@
+"""The files of a study, by kind: what each holds, on top of :mod:`model_metrology.store`.
+
+Apart from `store`, so that a new kind of file leaves the code that training rests on unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from model_metrology.data.datasets import Dataset
+from model_metrology.runs import Outputs, TrainedRun
+from model_metrology.store import Tree, open_file, read, read_group, write
+
+
+def write_dataset(path: str | os.PathLike[str], dataset: Dataset, attrs: Mapping[str, Any]) -> None:
+    """Write a prepared dataset."""
+    image = ("point", "channel", "row", "column")
+    axes = {"train_images": image, "test_images": image, "mean": ("channel",), "std": ("channel",)}
+    axes |= dict.fromkeys(("train_labels", "train_index"), ("train point",))
+    axes |= dict.fromkeys(("test_labels", "test_index"), ("test point",))
+    units = dict.fromkeys(("train_images", "test_images"), "intensity, 0 to 255")
+    units |= dict.fromkeys(("mean", "std"), "intensity, 0 to 1")
+    tree = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+    write(path, tree, kind="dataset", attrs=attrs, axes=axes, units=units)
+
+
+def read_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Read what :func:`write_dataset` wrote."""
+    tree, _ = read(path, kind="dataset")
+    return Dataset(**tree | {"name": str(tree["name"]), "classes": tuple(tree["classes"])})
+
+
+def write_runs(
+    path: str | os.PathLike[str], runs: Iterable[TrainedRun], attrs: Mapping[str, Any]
+) -> None:
+    """Write trained runs: weights, outputs, history, status; one group a run."""
+    tree = {}
+    for run in runs:
+        tree[f"{run.run:04d}"] = {
+            "status": run.status,
+            "message": run.message,
+            "weights": run.weights,
+            "test_outputs": run.test_outputs,
+            "history": run.history,
+        }
+    axes = {"test_outputs": ("test point", "class")}
+    axes |= {name: ("epoch",) for name in ("epoch", "loss", "accuracy", "learning_rate", "seconds")}
+    units = {"test_outputs": "logit", "seconds": "s"}
+    write(path, {"runs": tree}, kind="runs", attrs=attrs, axes=axes, units=units)
+
+
+def read_runs(path: str | os.PathLike[str]) -> Iterator[TrainedRun]:
+    """Read what :func:`write_runs` wrote, run by run."""
+    with open_file(path, kind="runs") as file:
+        for number, group in file["runs"].items():
+            tree = read_group(group)
+            yield TrainedRun(
+                run=int(number),
+                status=str(tree["status"]),
+                message=str(tree["message"]),
+                weights=_flat(tree.get("weights", {})),
+                test_outputs=tree["test_outputs"],
+                history=tree["history"],
+            )
+
+
+def _flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a tree by their path; parameter names with a slash become groups in HDF5."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
+
+
+def write_outputs(path: str | os.PathLike[str], outputs: Outputs, attrs: Mapping[str, Any]) -> None:
+    """Write the outputs of a population's runs."""
+    tree = {field.name: getattr(outputs, field.name) for field in fields(outputs)}
+    axes = {
+        "runs": ("run",),
+        "logits": ("run", "test point", "class"),
+        "labels": ("test point",),
+        "classes": ("class",),
+    }
+    write(path, tree, kind="outputs", attrs=attrs, axes=axes, units={"logits": "logit"})
+
+
+def read_outputs(path: str | os.PathLike[str]) -> Outputs:
+    """Read what :func:`write_outputs` wrote."""
+    tree, _ = read(path, kind="outputs")
+    return Outputs(
+        **tree | {"population": str(tree["population"]), "classes": tuple(tree["classes"])}
+    )

@@ -1,0 +1,177 @@
+"""What training leaves behind: runs, and the outputs of a population on the test points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+COMPLETED = "completed"
+DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One trained run.
+
+    Attributes
+    ----------
+    run : int
+        The run's number within its population.
+    status : str
+        ``completed``, or ``diverged`` if the loss was not finite; such a run's weights and
+        outputs are what it had then, and analyses leave it out.
+    message : str
+        Why it diverged; empty otherwise.
+    weights : dict of str to ndarray
+        Parameters and buffers by their name in the module's state.
+    test_outputs : ndarray, shape (n, C)
+        Logits on the test points.
+    history : dict of str to ndarray, shape (epochs,)
+        ``epoch``, ``loss``, ``accuracy``, ``learning_rate``, ``seconds``.
+    """
+
+    run: int
+    status: str
+    message: str
+    weights: dict[str, NDArray[np.generic]]
+    test_outputs: NDArray[np.float32]
+    history: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of a population's completed runs.
+
+    Attributes
+    ----------
+    population : str
+        The population's name.
+    runs : ndarray of int, shape (M,)
+        Numbers of the completed runs.
+    logits : ndarray, shape (M, n, C)
+        Logits on the test points; C = 1 for one-logit networks.
+    labels : ndarray of int, shape (n,)
+        True classes.
+    classes : tuple of str
+        Names of the classes.
+    """
+
+    population: str
+    runs: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @property
+    def gaps(self) -> NDArray[np.float64]:
+        """Logit gaps f_1 - f_0 (or the single logit), shape (M, n).
+
+        Raises
+        ------
+        ValueError
+            If there are more than two classes.
+        """
+        return logit_gaps(self.logits)
+
+    def subset(self, index: NDArray[np.bool_] | slice) -> Outputs:
+        """The outputs of some of the runs."""
+        return Outputs(
+            self.population, self.runs[index], self.logits[index], self.labels, self.classes
+        )
+
+
+def logit_gaps(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Logit gaps m(x) = f_1(x) - f_0(x) of a binary task (Banerjee et al. 2024, section 2).
+
+    Parameters
+    ----------
+    logits : ndarray, shape (..., C)
+        C = 2, or C = 1 for networks with one logit, which is their gap.
+
+    Returns
+    -------
+    ndarray, shape (...,)
+    """
+    # float64 before the difference: near ties of float32 logits keep their order.
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.shape[-1] == 1:
+        return logits[..., 0]
+    if logits.shape[-1] == 2:
+        return logits[..., 1] - logits[..., 0]
+    raise ValueError(f"logits: gaps are defined for two classes, got {logits.shape[-1]}")
+
+
+class TooManyDivergedError(RuntimeError):
+    """More runs diverged than the study allows."""
+
+
+def collect_outputs(
+    trained: Iterable[TrainedRun],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    *,
+    population: str,
+    max_excluded: float = 0.0,
+) -> tuple[Outputs, pd.DataFrame, pd.DataFrame]:
+    """Gather the outputs of a population's runs and say which are left out.
+
+    Parameters
+    ----------
+    trained : iterable of TrainedRun
+        All runs of the population.
+    labels, classes
+        Of the test points.
+    population : str
+        The population's name.
+    max_excluded : float
+        Largest fraction of runs that may be left out.
+
+    Returns
+    -------
+    outputs : Outputs
+        Of the completed runs.
+    history : DataFrame
+        Columns population, run, epoch, loss, accuracy, learning_rate; one row an epoch of a run,
+        diverged runs included.
+    excluded : DataFrame
+        Columns population, run, reason.
+
+    Raises
+    ------
+    TooManyDivergedError
+        If more than `max_excluded` of the runs diverged.
+    """
+    kept: list[TrainedRun] = []
+    histories, excluded = [], []
+    total = 0
+    for run in trained:
+        total += 1
+        history = pd.DataFrame(run.history)
+        history.insert(0, "run", run.run)
+        histories.append(history)
+        if run.status == COMPLETED:
+            kept.append(run)
+        else:
+            excluded.append({"population": population, "run": run.run, "reason": run.message})
+    left_out = pd.DataFrame(excluded, columns=["population", "run", "reason"])
+    if len(left_out) > max_excluded * total or not kept:
+        first = left_out.iloc[0]
+        raise TooManyDivergedError(
+            f"population {population!r}: {len(left_out)} of {total} runs diverged (run "
+            f"{first['run']}: {first['reason']}); lower recipe.learning_rate, or allow more with "
+            f"max_excluded (now {max_excluded})"
+        )
+    outputs = Outputs(
+        population=population,
+        runs=np.array([run.run for run in kept], dtype=np.int64),
+        logits=np.stack([run.test_outputs for run in kept]),
+        labels=np.asarray(labels, dtype=np.int64),
+        classes=tuple(classes),
+    )
+    table = pd.concat(histories, ignore_index=True)
+    table.insert(0, "population", population)
+    return outputs, table, left_out

@@ -1,0 +1,27 @@
+# Raw data, from the first source that has them, to one HDF5 file a dataset.
+
+
+def dataset_options(wildcards):
+    options = study.datasets[wildcards.dataset]
+    return options.model_dump() | {"seed": study.seed}
+
+
+rule dataset:
+    output:
+        "<results>/data/{dataset}.h5",
+    log:
+        "<logs>/data/{dataset}.log",
+    benchmark:
+        "<benchmarks>/data/{dataset}.tsv"
+    params:
+        options=dataset_options,
+        data=study.data.model_dump(),
+        code=code_digest("model_metrology.data"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    conda:
+        "../envs/data.yaml"
+    script:
+        "../scripts/dataset.py"

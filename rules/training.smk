@@ -1,0 +1,132 @@
+# Populations of runs: one job trains a block of `runs_per_job` runs of one population.
+
+
+def population_spec(wildcards):
+    # What a run depends on, and no more: neither a run's siblings nor how runs share jobs
+    # may make it look out of date.
+    population = study.populations[wildcards.population]
+    return population.model_dump(mode="json", exclude={"size", "runs_per_job"})
+
+
+def training_inputs(wildcards):
+    population = study.populations[wildcards.population]
+    files = {"dataset": f"<results>/data/{population.dataset}.h5"}
+    if population.recipe.trainable == "head":
+        files["features"] = f"<results>/features/{wildcards.population}.h5"
+    return files
+
+
+def dataset_file(wildcards):
+    return f"<results>/data/{study.populations[wildcards.population].dataset}.h5"
+
+
+rule features:
+    # The frozen part of a pretrained network, applied once for all runs that train its head.
+    input:
+        dataset=dataset_file,
+    output:
+        "<results>/features/{population}.h5",
+    log:
+        "<logs>/features/{population}.log",
+    benchmark:
+        "<benchmarks>/features/{population}.tsv"
+    params:
+        architecture=lambda w: study.populations[w.population].architecture.model_dump(),
+        data=study.data.model_dump(),
+        device=study.device,
+        code=code_digest("model_metrology.models", "model_metrology.training"),
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=GPUS,
+    conda:
+        "../envs/training.yaml"
+    script:
+        "../scripts/features.py"
+
+
+rule train:
+    input:
+        unpack(training_inputs),
+    output:
+        "<results>/training/{population}/{block}/runs.h5",
+    log:
+        "<logs>/training/{population}/{block}.log",
+    benchmark:
+        "<benchmarks>/training/{population}/{block}.tsv"
+    params:
+        population=population_spec,
+        seed=study.seed,
+        device=study.device,
+        # Not an output: Snakemake deletes outputs of failed jobs, a checkpoint must outlive them.
+        checkpoint="<results>/checkpoints/{population}/{block}.h5",
+        code=code_digest("model_metrology.training"),
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=720,
+        gpu=GPUS,
+    conda:
+        "../envs/training.yaml"
+    script:
+        "../scripts/train.py"
+
+
+rule collect_outputs:
+    # The outputs of all runs of a population on the test points, and which runs diverged.
+    input:
+        runs=lambda w: run_files(w.population),
+        dataset=dataset_file,
+    output:
+        outputs="<results>/outputs/{population}.h5",
+        history="<results>/outputs/{population}.history.csv",
+        excluded="<results>/outputs/{population}.excluded.csv",
+    log:
+        "<logs>/outputs/{population}.log",
+    benchmark:
+        "<benchmarks>/outputs/{population}.tsv"
+    params:
+        max_excluded=study.max_excluded,
+        code=code_digest("model_metrology.store"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        "../envs/measure.yaml"
+    script:
+        "../scripts/collect_outputs.py"
+
+
+rule figure_training:
+    input:
+        history=expand(
+            "<results>/outputs/{population}.history.csv", population=study.populations
+        ),
+    output:
+        png=report(
+            "<results>/figures/training.png",
+            category="Training",
+            labels={"figure": "loss and accuracy"},
+            caption="../report/training.rst",
+        ),
+        pdf="<results>/figures/training.pdf",
+    log:
+        "<logs>/figures/training.log",
+    benchmark:
+        "<benchmarks>/figures/training.tsv"
+    params:
+        figure="model_metrology.plots.training.training_figure",
+        code=code_digest("model_metrology.plots.training"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    conda:
+        "../envs/figures.yaml"
+    script:
+        "../scripts/figure.py"
+
+
+training_figures = rules.figure_training.output

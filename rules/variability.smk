@@ -1,0 +1,191 @@
+# Variability: are two models meaningfully different? From outputs to alpha-hat, tables, figures.
+
+options = study.variability
+
+if options:
+    reference = options.reference.population
+    measured = list(
+        dict.fromkeys(
+            [reference, *options.planted]
+            + [name for c in options.comparisons.values() for name in c.populations]
+        )
+    )
+    own = {
+        name
+        for comparison in options.comparisons.values()
+        if comparison.against == "own"
+        for name in comparison.populations
+    }
+    # What alpha-hat depends on: a changed title or comparison measures nothing again.
+    how = options.model_dump(include={"tolerance", "level"}) | options.reference.model_dump(
+        include={"size", "law"}
+    )
+
+    rule leave_one_out:
+        # Each reference run against the others: what alpha-hat is when nothing is different.
+        input:
+            reference=f"<results>/outputs/{reference}.h5",
+        output:
+            "<results>/variability/null.csv",
+        log:
+            "<logs>/variability/null.log",
+        benchmark:
+            "<benchmarks>/variability/null.tsv"
+        params:
+            how=how,
+            code=code_digest("model_metrology.variability"),
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        conda:
+            "../envs/measure.yaml"
+        script:
+            "../scripts/leave_one_out.py"
+
+    rule measure:
+        # The runs of a population against the reference (and, where asked, against each other).
+        input:
+            outputs="<results>/outputs/{population}.h5",
+            reference=f"<results>/outputs/{reference}.h5",
+            null="<results>/variability/null.csv",
+        output:
+            alpha="<results>/variability/{population}/alpha.csv",
+            metrics="<results>/variability/{population}/metrics.csv",
+            trimming="<results>/variability/{population}/trimming.h5",
+        log:
+            "<logs>/variability/{population}.log",
+        benchmark:
+            "<benchmarks>/variability/{population}.tsv"
+        params:
+            how=how,
+            own=lambda w: w.population in own,
+            bootstraps=options.bootstraps,
+            seed=study.seed,
+            code=code_digest("model_metrology.variability"),
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
+        conda:
+            "../envs/measure.yaml"
+        script:
+            "../scripts/measure.py"
+
+    rule summarise:
+        # One table of everything, rank correlations, and the claims with their counts.
+        input:
+            alpha=collect("<results>/variability/{population}/alpha.csv", population=measured),
+            metrics=collect("<results>/variability/{population}/metrics.csv", population=measured),
+            excluded=collect("<results>/outputs/{population}.excluded.csv", population=measured),
+        output:
+            alpha="<results>/variability/alpha.csv",
+            metrics="<results>/variability/metrics.csv",
+            correlations="<results>/variability/correlations.csv",
+            claims="<results>/variability/claims.csv",
+            summary="<results>/variability/summary.csv",
+            table=report(
+                "<results>/variability/summary.html",
+                category="Variability",
+                labels={"figure": "0 · table of populations and claims"},
+                caption="../report/summary.rst",
+            ),
+        log:
+            "<logs>/variability/summary.log",
+        benchmark:
+            "<benchmarks>/variability/summary.tsv"
+        params:
+            reference=reference,
+            sources=[
+                name
+                for comparison in options.comparisons.values()
+                if comparison.against == "own"
+                for name in comparison.populations
+            ],
+            level=options.level,
+            seed=study.seed,
+            code=code_digest("model_metrology.variability"),
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+        conda:
+            "../envs/measure.yaml"
+        script:
+            "../scripts/summarise.py"
+
+    rule ensemble_size:
+        # How many reference runs does a decision need, with and without trimming?
+        input:
+            reference=f"<results>/outputs/{reference}.h5",
+        output:
+            "<results>/variability/ensemble_size.csv",
+        log:
+            "<logs>/variability/ensemble_size.log",
+        benchmark:
+            "<benchmarks>/variability/ensemble_size.tsv"
+        params:
+            how=how,
+            bootstraps=options.bootstraps,
+            seed=study.seed,
+            code=code_digest("model_metrology.variability"),
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
+        conda:
+            "../envs/measure.yaml"
+        script:
+            "../scripts/ensemble_size.py"
+
+    rule power:
+        # Which test sees a planted difference first, all tests held at the same level?
+        input:
+            reference=f"<results>/outputs/{reference}.h5",
+            planted=collect("<results>/outputs/{population}.h5", population=options.planted),
+        output:
+            "<results>/variability/power.csv",
+        log:
+            "<logs>/variability/power.log",
+        benchmark:
+            "<benchmarks>/variability/power.tsv"
+        params:
+            how=how,
+            label_noise={
+                name: study.populations[name].label_noise
+                for name in [reference, *options.planted]
+            },
+            seed=study.seed,
+            code=code_digest("model_metrology.variability"),
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
+        conda:
+            "../envs/measure.yaml"
+        script:
+            "../scripts/power.py"
+
+    rule coverage:
+        # Does the interval of alpha-hat cover the truth as often as it says? By simulation.
+        output:
+            "<results>/variability/coverage.csv",
+        log:
+            "<logs>/variability/coverage.log",
+        benchmark:
+            "<benchmarks>/variability/coverage.tsv"
+        params:
+            simulations=options.simulations,
+            bootstraps=options.bootstraps,
+            reference_runs=options.reference.size,
+            level=options.level,
+            seed=study.seed,
+            code=code_digest("model_metrology.variability"),
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=120,
+        conda:
+            "../envs/measure.yaml"
+        script:
+            "../scripts/coverage.py"

@@ -1,0 +1,62 @@
+"""Digests follow the code a stage rests on, and nothing else."""
+
+import pytest
+
+from model_metrology import digests
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    root = tmp_path / "model_metrology"
+    (root / "sub").mkdir(parents=True)
+    (root / "__init__.py").write_text("")
+    (root / "sub" / "__init__.py").write_text("from model_metrology.sub.inner import f\n")
+    (root / "sub" / "inner.py").write_text("import model_metrology.leaf\nf = 1\n")
+    (root / "leaf.py").write_text("x = 1\n")
+    (root / "other.py").write_text("y = 1\n")
+    monkeypatch.setattr(digests, "_PACKAGE", root)
+    digests.code_digest.cache_clear()
+    yield root
+    digests.code_digest.cache_clear()
+
+
+def digest_after(path, text):
+    path.write_text(text)
+    digests.code_digest.cache_clear()
+    return digests.code_digest("model_metrology.sub")
+
+
+def test_follows_imports_of_imports(package):
+    before = digests.code_digest("model_metrology.sub")
+    assert digest_after(package / "leaf.py", "x = 2\n") != before
+
+
+def test_ignores_modules_that_are_not_imported(package):
+    before = digests.code_digest("model_metrology.sub")
+    assert digest_after(package / "other.py", "y = 2\n") == before
+
+
+def test_unknown_module_is_named(package):
+    with pytest.raises(ValueError, match=r"model_metrology\.nothing"):
+        digests.code_digest("model_metrology.nothing")
+
+
+def test_content_digest_ignores_the_order_of_keys():
+    assert digests.content_digest({"a": 1, "b": [2]}) == digests.content_digest({"b": [2], "a": 1})
+    assert digests.content_digest({"a": 1}) != digests.content_digest({"a": 2})
+
+
+def test_training_does_not_rest_on_the_analyses():
+    # A new option of an analysis, or a new figure, must not make trained runs out of date.
+    found = []
+    for name in ("model_metrology.training",):
+        pending = [name]
+        while pending:
+            module = pending.pop()
+            path = digests._file_of(module)
+            if path and path not in found:
+                found.append(path)
+                pending.extend(digests._imports(path))
+    names = {path.stem for path in found}
+    assert "recipes" in names
+    assert not names & {"study", "files", "variability", "plots"}

@@ -1,0 +1,150 @@
+"""A study that cannot work is refused before the first job, with the key and the remedy."""
+
+import copy
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from model_metrology.recipes import block_name, block_runs
+from model_metrology.study import StudyError, load_study, study_schema
+
+ROOT = Path(__file__).parents[2]
+STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
+
+
+@pytest.fixture
+def content():
+    return {
+        "name": "s",
+        "datasets": {"digits2": {}},
+        "populations": {
+            "base": {"dataset": "digits2", "architecture": {"name": "mlp"}, "size": 8},
+            "noisy": {
+                "dataset": "digits2",
+                "architecture": {"name": "mlp"},
+                "size": 4,
+                "label_noise": 0.1,
+            },
+        },
+        "variability": {"reference": {"population": "base", "size": 5}},
+    }
+
+
+def put(content, path, value):
+    content = copy.deepcopy(content)
+    *parents, last = path.split(".")
+    place = content
+    for part in parents:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return content
+
+
+def test_defaults_are_filled_in(content):
+    study = load_study(content)
+    assert study.populations["base"].recipe.optimiser == "adam"
+    assert study.variability.reference.law == "pooled"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("populations.base.recipe.learning_rat", 0.1, "did you mean 'learning_rate'"),
+        ("sed", 1, "sed: unknown key; did you mean 'seed'"),
+        ("variability.alhpa", 1, "known keys: reference, tolerance"),
+        ("populations.base.size", "many", r"populations\.base\.size.*integer.*'many'"),
+        ("populations.base.recipe.learning_rate", -1, "greater than 0"),
+        ("populations.base.architecture.name", "cnnn", "populations.base.architecture.name"),
+        ("populations.base.dataset", "mnist2", "there is no dataset 'mnist2'; known: digits2"),
+        ("populations.base.recipe.batch_size", 5000, "5000 is more than the 1200 training points"),
+        ("populations.base.recipe.trainable", "head", "needs `architecture.pretrained: true`"),
+        ("populations.base.architecture.pretrained", True, "there are no weights for mlp"),
+        ("populations.base.varies", ["weather"], "populations.base.varies"),
+        ("datasets.digits2", {"train": 10**6}, r"datasets\.digits2\.train: 1000000 points"),
+        ("datasets.imagenet", {}, "there is no dataset 'imagenet'"),
+        ("variability.reference.size", 8, "leave no candidate among the 8 runs"),
+        ("variability.reference.population", "bse", "there is no population 'bse'"),
+        ("variability.planted", ["other"], "variability.planted: there is no population 'other'"),
+        ("variability.tolerance", "strict", "variability.tolerance"),
+        ("name", "a/b", "must not be empty or contain"),
+        ("name", "..", "must not be empty or contain"),
+    ],
+)
+def test_what_cannot_work_is_named(content, path, value, message):
+    with pytest.raises(StudyError, match=message) as error:
+        load_study(put(content, path, value), source="my.yaml")
+    assert str(error.value).startswith("my.yaml: ")
+
+
+def test_required_key(content):
+    del content["populations"]["base"]["size"]
+    with pytest.raises(StudyError, match=r"populations\.base\.size: this key is required"):
+        load_study(content)
+
+
+def test_all_findings_are_reported_at_once(content):
+    content = put(put(content, "sed", 1), "populations.base.size", 0)
+    with pytest.raises(StudyError) as error:
+        load_study(content)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_gaps_need_two_classes_and_one_dataset(content):
+    ten = copy.deepcopy(content)
+    ten["datasets"]["digits"] = {}
+    ten["populations"]["base"]["dataset"] = "digits"
+    with pytest.raises(StudyError, match="digits has 10 classes"):
+        load_study(ten)
+    mixed = copy.deepcopy(content)
+    mixed["datasets"]["mnist2"] = {}
+    mixed["populations"]["noisy"]["dataset"] = "mnist2"
+    mixed["variability"]["planted"] = ["noisy"]
+    with pytest.raises(StudyError, match="same test points"):
+        load_study(mixed)
+
+
+def test_one_logit_needs_two_classes(content):
+    content["datasets"]["digits"] = {}
+    content["populations"]["noisy"] |= {
+        "dataset": "digits",
+        "architecture": {"name": "mlp", "outputs": "one"},
+    }
+    with pytest.raises(StudyError, match="one logit needs two classes, digits has 10"):
+        load_study(content)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_the_studies_that_ship_are_valid_and_agree_with_the_published_schema(path):
+    content = yaml.safe_load(path.read_text())
+    load_study(content, source=path.name)
+    jsonschema.validate(json.loads(json.dumps(content)), study_schema())
+    assert path.read_text().startswith("# yaml-language-server: $schema=")
+
+
+def test_published_schema_has_not_drifted():
+    published = json.loads((ROOT / "schemas" / "study.schema.json").read_text())
+    assert published == study_schema(), "run: python -m model_metrology.study"
+
+
+def test_every_key_is_documented():
+    def undocumented(schema):
+        for name, part in {"Study": schema, **schema["$defs"]}.items():
+            for key, value in part["properties"].items():
+                if "description" not in value and "$ref" not in value:
+                    yield f"{name}.{key}"
+
+    assert not list(undocumented(study_schema()))
+
+
+@pytest.mark.parametrize("runs", [range(0, 1), range(7, 8), range(10, 20), range(9990, 10010)])
+def test_block_names_stand_for_their_runs(runs):
+    assert block_runs(block_name(runs)) == runs
+
+
+def test_blocks_cover_every_run_once(content):
+    content = put(content, "populations.base.runs_per_job", 3)
+    blocks = list(load_study(content).populations["base"].blocks())
+    assert blocks == ["0000-0002", "0003-0005", "0006-0007"]
