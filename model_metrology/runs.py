@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -66,43 +66,23 @@ class Outputs:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
-    @property
-    def gaps(self) -> NDArray[np.float64]:
-        """Logit gaps f_1 - f_0 (or the single logit), shape (M, n).
+    def split(self, size: int) -> tuple[Outputs, Outputs]:
+        """The first `size` runs, and the others.
 
         Raises
         ------
         ValueError
-            If there are more than two classes.
+            If fewer than `size` runs were completed.
         """
-        return logit_gaps(self.logits)
+        if len(self.runs) < size:
+            raise ValueError(
+                f"population {self.population!r}: {size} reference runs are asked for, "
+                f"{len(self.runs)} were completed; raise its size or lower the reference's"
+            )
+        return self._some(slice(size)), self._some(slice(size, None))
 
-    def subset(self, index: NDArray[np.bool_] | slice) -> Outputs:
-        """The outputs of some of the runs."""
-        return Outputs(
-            self.population, self.runs[index], self.logits[index], self.labels, self.classes
-        )
-
-
-def logit_gaps(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Logit gaps m(x) = f_1(x) - f_0(x) of a binary task (Banerjee et al. 2024, section 2).
-
-    Parameters
-    ----------
-    logits : ndarray, shape (..., C)
-        C = 2, or C = 1 for networks with one logit, which is their gap.
-
-    Returns
-    -------
-    ndarray, shape (...,)
-    """
-    # float64 before the difference: near ties of float32 logits keep their order.
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.shape[-1] == 1:
-        return logits[..., 0]
-    if logits.shape[-1] == 2:
-        return logits[..., 1] - logits[..., 0]
-    raise ValueError(f"logits: gaps are defined for two classes, got {logits.shape[-1]}")
+    def _some(self, index: slice) -> Outputs:
+        return replace(self, runs=self.runs[index], logits=self.logits[index])
 
 
 class TooManyDivergedError(RuntimeError):

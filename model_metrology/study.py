@@ -95,6 +95,8 @@ class Variability(Options):
     """KS critical value at `level`; the authors' delta; or a fixed number."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Level of tests; intervals cover 1 - level."""
+    trim: Fraction = 0.05
+    """Share that the trimmed test may set aside: it accepts where alpha-hat is no larger."""
     bootstraps: int = Field(200, ge=20)
     """Bootstrap replicates of each interval."""
     comparisons: dict[Name, Comparison] = {}

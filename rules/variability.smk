@@ -33,7 +33,7 @@ if options:
             "<benchmarks>/variability/null.tsv"
         params:
             how=how,
-            code=code_digest("model_metrology.variability"),
+            code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
             mem_mb=4000,
@@ -62,7 +62,7 @@ if options:
             own=lambda w: w.population in own,
             bootstraps=options.bootstraps,
             seed=study.seed,
-            code=code_digest("model_metrology.variability"),
+            code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
             mem_mb=4000,
@@ -104,7 +104,7 @@ if options:
             ],
             level=options.level,
             seed=study.seed,
-            code=code_digest("model_metrology.variability"),
+            code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
             mem_mb=2000,
@@ -126,9 +126,10 @@ if options:
             "<benchmarks>/variability/ensemble_size.tsv"
         params:
             how=how,
+            trim=options.trim,
             bootstraps=options.bootstraps,
             seed=study.seed,
-            code=code_digest("model_metrology.variability"),
+            code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
             mem_mb=4000,
@@ -151,12 +152,9 @@ if options:
             "<benchmarks>/variability/power.tsv"
         params:
             how=how,
-            label_noise={
-                name: study.populations[name].label_noise
-                for name in [reference, *options.planted]
-            },
+            label_noise=[study.populations[name].label_noise for name in options.planted],
             seed=study.seed,
-            code=code_digest("model_metrology.variability"),
+            code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
             mem_mb=4000,
@@ -180,7 +178,7 @@ if options:
             reference_runs=options.reference.size,
             level=options.level,
             seed=study.seed,
-            code=code_digest("model_metrology.variability"),
+            code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
             mem_mb=2000,
@@ -189,3 +187,89 @@ if options:
             "../envs/measure.yaml"
         script:
             "../scripts/coverage.py"
+
+    # Figures: each a function of `model_metrology.plots.variability` on tables measured above.
+    table = "<results>/variability/{}.csv".format
+    figures = {
+        "ecdf": {
+            "label": "1 · distributions of the logit gap",
+            "inputs": {
+                "reference": f"<results>/outputs/{reference}.h5",
+                "alpha": table("alpha"),
+                "populations": collect("<results>/outputs/{population}.h5", population=measured),
+            },
+            "options": {"reference_size": options.reference.size, "law": options.reference.law},
+        },
+        "metrics": {
+            "label": "2 · alpha-hat against accuracy, churn and calibration",
+            "inputs": {name: table(name) for name in ("alpha", "metrics", "correlations")},
+        },
+        "null": {
+            "label": "4 · leave-one-out null and outliers",
+            "inputs": {"null": table("null"), "alpha": table("alpha")},
+        },
+        "ensemble_size": {
+            "label": "5 · how large must the ensemble be",
+            "inputs": {"ensemble_size": table("ensemble_size")},
+        },
+        "coverage": {
+            "label": "7 · coverage of the interval",
+            "inputs": {"coverage": table("coverage")},
+        },
+        "trimmed_images": {
+            "label": "8 · images trimmed most often",
+            "inputs": {
+                "dataset": f"<results>/data/{study.populations[reference].dataset}.h5",
+                "trimming": f"<results>/variability/{reference}/trimming.h5",
+            },
+        },
+    }
+    if options.planted:
+        figures["power"] = {
+            "label": "6 · power of the tests",
+            "inputs": {"power": table("power")},
+        }
+    for key, comparison in options.comparisons.items():
+        figures[f"comparison_{key}"] = {
+            "label": f"3 · {comparison.title}",
+            "inputs": {"alpha": table("alpha")},
+            "options": comparison.model_dump(),
+            "figure": "comparison",
+        }
+
+    for key, figure in figures.items():
+
+        rule:
+            name:
+                f"figure_{key}"
+            input:
+                **figure["inputs"],
+            output:
+                png=report(
+                    f"<results>/figures/variability/{key}.png",
+                    category="Variability",
+                    labels={"figure": figure["label"]},
+                    caption=f"../report/variability/{figure.get('figure', key)}.rst",
+                ),
+                pdf=f"<results>/figures/variability/{key}.pdf",
+            log:
+                f"<logs>/figures/variability/{key}.log",
+            benchmark:
+                f"<benchmarks>/figures/variability/{key}.tsv"
+            params:
+                figure=f"model_metrology.plots.variability.{figure.get('figure', key)}_figure",
+                options=figure.get("options", {}),
+                code=code_digest("model_metrology.plots.variability"),
+            threads: 1
+            resources:
+                mem_mb=3000,
+                runtime=20,
+            conda:
+                "../envs/figures.yaml"
+            script:
+                "../scripts/figure.py"
+
+    variability_results = [
+        *rules.summarise.output,
+        *(f"<results>/figures/variability/{key}.{kind}" for key in figures for kind in ("png", "pdf")),
+    ]

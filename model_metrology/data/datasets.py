@@ -1,0 +1,349 @@
+"""Datasets ready for training: images, labels, and which of the canonical points they are.
+
+A dataset is a choice of classes from a raw collection, each on its own or grouped into a coarser
+class. It is the same for everybody: only a smaller subset, asked for by size, depends on a seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_metrology.data.fetch import KINDS, RAW, fetch
+from model_metrology.data.formats import parse_cifar, parse_idx
+
+_DIGITS = tuple("0123456789")
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_CIFAR = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+_EACH = tuple((label,) for label in range(10))
+_FIRST_TWO = ((0,), (1,))
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a dataset is made of, known without reading it.
+
+    Attributes
+    ----------
+    raw : str
+        The raw collection: a key of ``fetch.RAW``, or ``"digits"``.
+    classes : tuple of str
+        Names of the classes, by label.
+    groups : tuple of tuple of int
+        For each label, the labels of the raw collection that it stands for.
+    shape : tuple of int
+        (channels, height, width) of an image.
+    train_size, test_size : int
+        Number of points.
+    per_class : tuple of int, optional
+        Keep the first so many training and test points of each class; all when absent.
+    """
+
+    raw: str
+    classes: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+    shape: tuple[int, int, int]
+    train_size: int
+    test_size: int
+    per_class: tuple[int, int] | None = None
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "mnist": DatasetSpec("mnist", _DIGITS, _EACH, (1, 28, 28), 60_000, 10_000),
+    "fashion-mnist": DatasetSpec("fashion-mnist", _FASHION, _EACH, (1, 28, 28), 60_000, 10_000),
+    "cifar10": DatasetSpec("cifar10", _CIFAR, _EACH, (3, 32, 32), 50_000, 10_000),
+    # The two-class tasks of Engel et al. (2024), arXiv 2305.14585.
+    "mnist2": DatasetSpec(
+        "mnist", _DIGITS[:2], _FIRST_TWO, (1, 28, 28), 10_000, 1_960, per_class=(5_000, 980)
+    ),
+    "fmnist2": DatasetSpec(
+        "fashion-mnist",
+        _FASHION[:2],
+        _FIRST_TWO,
+        (1, 28, 28),
+        10_000,
+        2_000,
+        per_class=(5_000, 1_000),
+    ),
+    "cifar2-01": DatasetSpec("cifar10", _CIFAR[:2], _FIRST_TWO, (3, 32, 32), 10_000, 2_000),
+    # Vehicles against creatures, Banerjee et al. (2024), arXiv 2406.08307: airplane, automobile,
+    # ship, truck against cat, deer, dog, horse; birds and frogs are left out.
+    "cifar2-cv": DatasetSpec(
+        "cifar10",
+        ("vehicle", "creature"),
+        ((0, 1, 8, 9), (3, 4, 5, 7)),
+        (3, 32, 32),
+        40_000,
+        8_000,
+    ),
+    # scikit-learn's bundled 8x8 digits, for studies that must be quick and need no network.
+    # Zeros against ones would be told apart without error; even against odd is not.
+    "digits": DatasetSpec("digits", _DIGITS, _EACH, (1, 8, 8), 1_200, 597),
+    "digits2": DatasetSpec(
+        "digits", ("even", "odd"), ((0, 2, 4, 6, 8), (1, 3, 5, 7, 9)), (1, 8, 8), 1_200, 597
+    ),
+}
+"""The datasets, by name. Adding one is adding an entry."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset in memory.
+
+    Attributes
+    ----------
+    name : str
+        Its name in `DATASETS`.
+    classes : tuple of str
+        Names of the classes, by label.
+    train_images, test_images : ndarray of uint8, shape (N, C, H, W)
+        Images, 0 to 255.
+    train_labels, test_labels : ndarray of int64, shape (N,)
+        Labels, 0 to ``len(classes) - 1``.
+    train_index, test_index : ndarray of int64, shape (N,)
+        Ascending positions of the points in the raw collection's training and test set (for
+        ``digits``, whose collection is not divided, in the collection).
+    mean, std : ndarray of float64, shape (C,)
+        Mean and standard deviation of each channel over the training images, on a scale where
+        255 is 1.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    train_index: NDArray[np.int64]
+    test_index: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    def take(self, positions: NDArray[np.int64]) -> _Points:
+        return _Points(self.images[positions], self.labels[positions], self.index[positions])
+
+
+def prepare_dataset(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] = "resources",
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+    sources: Sequence[str] = KINDS,
+) -> Dataset:
+    """Fetch, verify and assemble a dataset.
+
+    Points keep the order of the raw collection, so that a dataset is the same wherever its files
+    came from. Asked for fewer points, it keeps a stratified random subset: each class has its
+    share, rounded so that the total is exact.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DATASETS`.
+    root : path, optional
+        Local folder with raw files; the environment variable ``MODEL_METROLOGY_DATA`` when absent.
+    cache : path
+        Folder that keeps the raw files that were fetched, shared by all datasets.
+    train, test : int, optional
+        Number of training and test points; all when absent.
+    seed : int
+        Seed of the subsets that `train` and `test` ask for.
+    sources : sequence of {"folder", "download", "package"}
+        Kinds of sources, in the order tried.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataUnavailableError
+        If no source has the raw files.
+    ValueError
+        If `name` is unknown, or `train` or `test` is fewer than one point a class or more than
+        there are.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name: there is no dataset {name!r}; known: {', '.join(DATASETS)}")
+    spec = DATASETS[name]
+    # Before anything is fetched: a wrong number should not cost a download.
+    _check_size("train", train, spec.train_size, name, len(spec.classes))
+    _check_size("test", test, spec.test_size, name, len(spec.classes))
+    limits = spec.per_class or (None, None)
+    wanted = (train, test)
+    parts = [
+        _subset(_select(points, spec.groups, limit), size, np.random.default_rng([seed, part]))
+        for part, (points, limit, size) in enumerate(
+            zip(_load(spec.raw, root, cache, sources), limits, wanted, strict=True)
+        )
+    ]
+    mean, std = channel_moments(parts[0].images)
+    return Dataset(
+        name=name,
+        classes=spec.classes,
+        train_images=parts[0].images,
+        train_labels=parts[0].labels,
+        test_images=parts[1].images,
+        test_labels=parts[1].labels,
+        train_index=parts[0].index,
+        test_index=parts[1].index,
+        mean=mean,
+        std=std,
+    )
+
+
+def stratified_subset(
+    labels: NDArray[np.int64], size: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Positions of a random subset in which each class keeps its share.
+
+    Shares are rounded by largest remainder, ties to the smaller label, so that they add up to
+    `size`.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n,)
+        Labels.
+    size : int
+        Number of positions, at most n.
+    generator : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of int64, shape (size,)
+        Ascending positions.
+
+    Raises
+    ------
+    ValueError
+        If `size` is negative or more than n.
+    """
+    if not 0 <= size <= len(labels):
+        raise ValueError(f"size: {size} points asked for, there are {len(labels)}")
+    present, counts = np.unique(labels, return_counts=True)
+    # In integers: a rounding error must not decide which class gets the odd point.
+    shares, remainders = np.divmod(size * counts, len(labels))
+    shares[np.argsort(-remainders, kind="stable")[: size - shares.sum()]] += 1
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(present, shares, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def channel_moments(
+    images: NDArray[np.uint8],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel, on a scale where 255 is 1.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (N, C, H, W)
+        Images.
+
+    Returns
+    -------
+    mean, std : ndarray of float64, shape (C,)
+    """
+    # From the histogram: exact, and without a copy of all images in floating point.
+    values = np.arange(256) / 255
+    histograms = np.stack(
+        [np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])]
+    )
+    shares = histograms / histograms.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
+    return mean, np.sqrt(variance)
+
+
+def _check_size(key: str, wanted: int | None, there: int, name: str, classes: int) -> None:
+    if wanted is not None and not classes <= wanted <= there:
+        raise ValueError(
+            f"{key}: {wanted} points asked for; {name} has {there} and {classes} classes, "
+            f"so choose from {classes} to {there}"
+        )
+
+
+def _select(points: _Points, groups: Sequence[Sequence[int]], limit: int | None) -> _Points:
+    """Points of the classes wanted, relabelled; the first `limit` of each new class."""
+    relabelled = np.full(len(points.labels), -1, np.int64)
+    for label, members in enumerate(groups):
+        relabelled[np.isin(points.labels, members)] = label
+    kept = [np.flatnonzero(relabelled == label)[:limit] for label in range(len(groups))]
+    return replace(points, labels=relabelled).take(np.sort(np.concatenate(kept)))
+
+
+def _subset(points: _Points, size: int | None, generator: np.random.Generator) -> _Points:
+    if size is None:
+        return points
+    return points.take(stratified_subset(points.labels, size, generator))
+
+
+def _load(
+    raw: str,
+    root: str | os.PathLike[str] | None,
+    cache: str | os.PathLike[str],
+    sources: Sequence[str],
+) -> tuple[_Points, _Points]:
+    """Return the training and the test points of a raw collection."""
+    if raw == "digits":
+        return _load_digits()
+    files = fetch(RAW[raw], Path(cache) / raw, root=root, sources=sources)
+    return _read_cifar(files) if raw == "cifar10" else _read_idx(files)
+
+
+def _points(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> _Points:
+    return _Points(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))
+
+
+def _read_idx(files: Mapping[str, bytes]) -> tuple[_Points, _Points]:
+    def read(part: str) -> _Points:
+        images, labels = (
+            parse_idx(files[name], name)
+            for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+        )
+        return _points(images[:, None], labels)
+
+    return read("train"), read("t10k")
+
+
+def _read_cifar(files: Mapping[str, bytes]) -> tuple[_Points, _Points]:
+    def read(names: Sequence[str]) -> _Points:
+        images, labels = zip(*(parse_cifar(files[name], name) for name in names), strict=True)
+        return _points(np.concatenate(images), np.concatenate(labels))
+
+    return read([f"data_batch_{i}.bin" for i in range(1, 6)]), read(["test_batch.bin"])
+
+
+def _load_digits() -> tuple[_Points, _Points]:
+    from sklearn.datasets import load_digits  # slow to import, and only needed here
+
+    bunch = load_digits()
+    # The collection's grey values are 0 to 16.
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    points = _points(images, bunch.target)
+    # One split for all: it is part of what the dataset is, not of a study's randomness.
+    train = stratified_subset(points.labels, 1_200, np.random.default_rng(0))
+    test = np.setdiff1d(points.index, train)
+    return points.take(train), points.take(test)

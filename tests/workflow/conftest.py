@@ -1,0 +1,81 @@
+"""Whole workflows in a folder of their own: the checkout's rules, another study, real commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "rules", "scripts", "report", "envs", "schemas", "profiles", "model_metrology")
+
+
+class Workflow:
+    """A copy of the workflow in `folder`, and the commands a user gives in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        for part in PARTS:
+            source = ROOT / part
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, folder / part)
+
+    def study(self, content: dict, name: str = "config.yaml") -> Path:
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        return path
+
+    def run(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        # The interpreter's own folder first: `snakemake` and the scripts' `python` are these.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            ["snakemake", "--cores", "2", *arguments],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+            **options,
+        )
+        if check and result.returncode:
+            pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{result.stdout[-6000:]}")
+        return result
+
+    def jobs(self, *arguments: str) -> dict[str, int]:
+        """What a run would do: jobs by rule, from a dry run."""
+        table = self.run("--dry-run", "--quiet", "rules", *arguments).stdout
+        lines = self.run("--dry-run", *arguments).stdout.splitlines() if not table else []
+        return _job_stats(table.splitlines() or lines)
+
+
+def _job_stats(lines: list[str]) -> dict[str, int]:
+    jobs = {}
+    for line in lines:
+        parts = line.rsplit(maxsplit=1)
+        if len(parts) == 2 and parts[1].isdigit() and parts[0].replace("_", "").isalnum():
+            jobs[parts[0]] = int(parts[1])
+    return jobs
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    return Workflow(tmp_path / "work flow")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """The smoke study, run once for all tests that only look at its results."""
+    workflow = Workflow(tmp_path_factory.mktemp("smoke") / "work")
+    workflow.study(smoke_study())
+    workflow.run()
+    return workflow
+
+
+def smoke_study() -> dict:
+    return yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
