@@ -620,8 +620,10 @@ def ensemble_size_curve(
     c = np.array(
         [ks_tolerance(n, _law_size(law, s, n), tolerance=tolerance, level=level) for s in sizes]
     )
+    # In order, so that equal sets of runs give equal means to the last digit.
     chosen = [
-        [rng.choice(m, size=size, replace=False) for _ in range(replicates)] for size in sizes
+        [np.sort(rng.choice(m, size=size, replace=False)) for _ in range(replicates)]
+        for size in sizes
     ]
     alpha = np.empty((len(sizes), replicates, len(tested)))
     statistic = np.empty_like(alpha)

@@ -38,10 +38,11 @@ def runs(seed, m=6, n=80, *, decimals=None):
 @pytest.mark.parametrize("decimals", [None, 1, 0])
 @pytest.mark.parametrize("law", ["pooled", "mean", "quantile"])
 def test_bootstrap_equals_resampling_written_out(law, decimals):
-    candidate, reference = runs(1, decimals=decimals)
+    candidate, reference = runs(1, n=200, decimals=decimals)
+    candidate = candidate - (1.0 if decimals == 0 else 0.5)
     m, n = reference.shape
     result = bootstrap_alpha(
-        candidate, reference, law=law, tolerance=0.05, replicates=25, rng=np.random.default_rng(2)
+        candidate, reference, law=law, tolerance=0.1, replicates=25, rng=np.random.default_rng(2)
     )
     rng = np.random.default_rng(2)
     for value in result.replicates:
@@ -49,12 +50,13 @@ def test_bootstrap_equals_resampling_written_out(law, decimals):
         points = np.repeat(np.arange(n), rng.multinomial(n, np.full(n, 1 / n)))
         sample = reference_sample(reference[chosen][:, points], law)
         assert value == pytest.approx(
-            alpha_hat(candidate[points], sample, tolerance=0.05).alpha, abs=1e-12
+            alpha_hat(candidate[points], sample, tolerance=0.1).alpha, abs=1e-12
         )
-    plain = alpha_hat(candidate, reference_sample(reference, law), tolerance=0.05)
+    plain = alpha_hat(candidate, reference_sample(reference, law), tolerance=0.1)
     assert result.estimate == plain.alpha
     assert 0.0 <= result.lower <= result.estimate <= result.upper <= 1.0
-    assert len(np.unique(result.replicates)) > 5
+    # Rounded outputs against averages, which are not round, differ whatever is drawn: α̂ = 1.
+    assert len(np.unique(result.replicates)) > 5 or (decimals == 0 and law != "pooled")
 
 
 def test_bootstrap_keeps_the_pairing_of_test_points():
@@ -142,6 +144,7 @@ def test_authors_rule_rounds_up_averages_and_caps():
 
 def test_authors_rule_equals_resampling_written_out():
     candidate, reference = runs(6, n=300, decimals=1)
+    candidate = candidate + 1.0
     n = 150
     values = np.unique(candidate)
     share = np.array([(candidate == v).mean() for v in values])
@@ -151,9 +154,7 @@ def test_authors_rule_equals_resampling_written_out():
         half = np.repeat(values, rng.multinomial(n, share / share.sum()))
         exact = alpha_hat(half, reference.ravel(), tolerance=authors_tolerance(n)).alpha
         expected.append(min(np.ceil(exact / 0.01 - 1e-9) * 0.01, 0.5))
-    value = authors_alpha(
-        candidate, reference.ravel(), replicates=10, rng=np.random.default_rng(9)
-    )
+    value = authors_alpha(candidate, reference.ravel(), replicates=10, rng=np.random.default_rng(9))
     assert value == pytest.approx(np.mean(expected), abs=1e-12)
     assert value > 0
 
@@ -195,14 +196,19 @@ def test_ensemble_curve_equals_subsets_written_out(law):
     _, both = runs(12, m=9, decimals=1)
     candidates, reference = both[:3], both[3:]
     curve = ensemble_size_curve(
-        candidates, reference, [1, 4, 6], law=law, tolerance=0.06, replicates=5,
+        candidates,
+        reference,
+        [1, 4, 6],
+        law=law,
+        tolerance=0.06,
+        replicates=5,
         rng=np.random.default_rng(3),
     )
     assert curve.alpha.shape == curve.statistic.shape == (3, 5, 3)
     rng = np.random.default_rng(3)
     for s, size in enumerate([1, 4, 6]):
         for r in range(5):
-            chosen = rng.choice(6, size=size, replace=False)
+            chosen = np.sort(rng.choice(6, size=size, replace=False))
             sample = reference_sample(reference[chosen], law)
             for k in range(3):
                 expected = alpha_hat(candidates[k], sample, tolerance=0.06)
@@ -219,9 +225,7 @@ def test_ensemble_curve_equals_subsets_written_out(law):
 
 
 def test_larger_ensembles_lower_alpha():
-    candidate, reference = contaminated_runs(
-        40, 500, correlation=0.2, rng=np.random.default_rng(0)
-    )
+    candidate, reference = contaminated_runs(40, 500, correlation=0.2, rng=np.random.default_rng(0))
     curve = ensemble_size_curve(
         candidate[None], reference, [1, 5, 30], tolerance=0.03, rng=np.random.default_rng(1)
     )
@@ -251,9 +255,9 @@ def test_trimming_scores_find_the_surplus():
     candidates[:, :60] = 10 + rng.normal(size=(2, 60))
     scores = trimming_scores(candidates, reference, tolerance=0.02)
     assert scores.mean() == pytest.approx(1.0)
-    # The planted points lie above all others; at most 2 % may stay, of sixty in four hundred.
-    assert scores[:60].mean() < 0.15
-    assert scores[60:].min() > 0.9
+    # The planted 15 % lie above all others, where the reference has nothing: 2 % may stay.
+    assert scores[:60].mean() == pytest.approx(0.02 / 0.15, abs=1e-3)
+    assert scores[60:].mean() == pytest.approx(0.98 / 0.85, abs=1e-3)
     assert trimming_scores(candidates[:1], reference, tolerance=0.02) == pytest.approx(
         400 * alpha_hat(candidates[0], reference.ravel(), tolerance=0.02).weights
     )

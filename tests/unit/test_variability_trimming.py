@@ -65,9 +65,7 @@ def linear_programme(sample, reference, jumps, *, alpha=None, tolerance=None):
     else:
         # Variables: weights, cap L.
         below = np.hstack((np.eye(n), np.full((n, 1), -1 / n)))
-        rows = np.vstack(
-            (np.hstack((include, 0 * ones)), np.hstack((-include, 0 * ones)), below)
-        )
+        rows = np.vstack((np.hstack((include, 0 * ones)), np.hstack((-include, 0 * ones)), below))
         bound = np.concatenate((target + tolerance, tolerance - target, np.zeros(n)))
         bounds = [(0, None)] * n + [(1, None)]
     cost = np.append(np.zeros(n), 1.0)
@@ -119,9 +117,7 @@ def test_alpha_agrees_with_linear_programme(block):
         # Irrational-looking tolerances: at c equal to half a jump, solver rounding would decide.
         c = rng.choice([0.0123, 0.0717, 0.1371, 0.3137, rng.random()])
         expected = linear_programme(sample, reference, jumps, tolerance=c)
-        assert alpha_hat(sample, reference, tolerance=c).alpha == pytest.approx(
-            expected, abs=AGREE
-        )
+        assert alpha_hat(sample, reference, tolerance=c).alpha == pytest.approx(expected, abs=AGREE)
 
 
 @pytest.mark.parametrize("index", range(0, 400, 4))
@@ -289,9 +285,7 @@ def test_hole_in_the_middle():
     closed = alpha_hat(sample, stats.uniform.cdf, tolerance=0.04)
     assert closed.alpha == 1.0
     assert closed.witness == (0.45, 0.55)
-    assert_allclose(
-        np.interp(0.45, np.sort(sample), np.cumsum(closed.weights)), 0.5, atol=1e-12
-    )
+    assert_allclose(np.interp(0.45, np.sort(sample), np.cumsum(closed.weights)), 0.5, atol=1e-12)
     assert alpha_hat(sample, stats.uniform.cdf, tolerance=0.06).alpha < 0.1
 
 
@@ -329,7 +323,11 @@ def test_weights_of_zero_equal_points_left_out(seed):
     assert 1 - 1 / cap == pytest.approx(expected.alpha, abs=1e-12)
     if 0 < expected.alpha < 1:
         drawn = sample[counts > 0]
-        low = -math.inf if start == 0 else drawn[np.searchsorted(drawn, sample[:start].max(), "right") - 1]
+        low = (
+            -math.inf
+            if start == 0
+            else drawn[np.searchsorted(drawn, sample[:start].max(), "right") - 1]
+        )
         assert low == expected.witness[0]
         assert end == n or expected.witness[1] >= sample[end]
 

@@ -10,7 +10,16 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Snakefile", "rules", "scripts", "report", "envs", "schemas", "profiles", "model_metrology")
+PARTS = (
+    "Snakefile",
+    "rules",
+    "scripts",
+    "report",
+    "envs",
+    "schemas",
+    "profiles",
+    "model_metrology",
+)
 
 
 class Workflow:

@@ -1,0 +1,117 @@
+"""Tables for people: one self-contained HTML page of a study's populations and claims."""
+
+from __future__ import annotations
+
+import html
+
+import pandas as pd
+
+_STYLE = """
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #222; max-width: 75em }
+h2 { font-size: 1.15em; margin: 1.6em 0 .4em }
+table { border-collapse: collapse }
+th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right }
+th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom }
+th:first-child, td:first-child, .text td:nth-child(2), .text th:nth-child(2) { text-align: left }
+p { max-width: 55em }
+"""
+
+_HEADINGS = {
+    "population": "population",
+    "runs": "runs",
+    "excluded": "left out",
+    "accuracy": "accuracy, %",
+    "accuracy_sd": "its sd, %",
+    "accuracy_sd_expected": "expected sd √(e/2n), %",
+    "churn_pairwise": "pairwise churn, %",
+    "test_error": "test error e, %",
+    "ece": "ECE, %",
+    "candidates": "candidates",
+    "alpha": "α̂, median",
+    "alpha_maximum": "α̂, largest over classes, median",
+    "outliers": "outliers",
+    "alpha_own": "α̂ within the population, median",
+}
+_PERCENT = [
+    "accuracy",
+    "accuracy_sd",
+    "accuracy_sd_expected",
+    "churn_pairwise",
+    "test_error",
+    "ece",
+]
+
+
+def summary_page(
+    summary: pd.DataFrame, claims: pd.DataFrame, excluded: pd.DataFrame, alpha: pd.DataFrame
+) -> str:
+    """Populations, claims and excluded runs as one HTML page; all text is escaped.
+
+    Parameters
+    ----------
+    summary, claims, excluded, alpha
+        The tables of the same names (see :mod:`model_metrology.variability.tables`).
+    """
+    return "\n".join(
+        [
+            "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
+            f"<title>Populations and claims</title><style>{_STYLE}</style></head><body>",
+            "<h2>Populations</h2>",
+            _populations(summary),
+            f"<p>{html.escape(_terms(alpha))}</p>",
+            "<h2>Claims</h2>",
+            _claims(claims),
+            "<h2>Runs left out</h2>",
+            _table(excluded, "text") if len(excluded) else "<p>None.</p>",
+            "</body></html>",
+        ]
+    )
+
+
+def _table(table: pd.DataFrame, kind: str = "") -> str:
+    return table.to_html(index=False, border=0, na_rep="–", classes=kind, escape=True)
+
+
+def _populations(summary: pd.DataFrame) -> str:
+    shown = summary.copy()
+    for column in shown.columns:
+        if column in _PERCENT:
+            shown[column] = [_number(100 * value, 2) for value in shown[column]]
+        elif column.startswith("alpha"):
+            shown[column] = [_number(value, 3) for value in shown[column]]
+    return _table(shown.rename(columns=_HEADINGS))
+
+
+def _claims(claims: pd.DataFrame) -> str:
+    shown = claims[["claim", "definition"]].copy()
+    shown["held"] = [
+        f"{held:.0f} of {of:.0f}" if pd.notna(held) else "–"
+        for held, of in zip(claims["held"], claims["of"], strict=True)
+    ]
+    shown["share, interval"] = [
+        f"{share:.2f} [{low:.2f}, {high:.2f}]" if pd.notna(share) else "–"
+        for share, low, high in claims[["share", "low", "high"]].itertuples(index=False)
+    ]
+    shown["p"] = [_number(value, 2, "g") for value in claims["p_value"]]
+    return _table(shown, "text")
+
+
+def _number(value: float, digits: int, kind: str = "f") -> str:
+    return "–" if pd.isna(value) else f"{value:.{digits}{kind}}"
+
+
+def _terms(alpha: pd.DataFrame) -> str:
+    """The terms on which the α̂ of the page may be compared."""
+    pooled = alpha[alpha["scope"] == "pooled"]
+    terms = pooled[["against", "law", "reference_runs", "n", "tolerance_rule", "tolerance"]]
+    parts = [
+        f"{row.against}: {row.law} law of {row.reference_runs} runs, n = {row.n} test points, "
+        f"tolerance {row.tolerance:.4f} ({row.tolerance_rule})"
+        for row in terms.drop_duplicates().itertuples()
+    ]
+    return (
+        "α̂ compares only at equal n and tolerance. Here, by what runs are held against: "
+        + "; ".join(parts)
+        + ". An outlier is a candidate whose untrimmed distance has a leave-one-out p-value at "
+        "most the level."
+    )
