@@ -31,7 +31,6 @@ from model_metrology.variability.trimming import (
     ks_tolerance,
     one_sample_knots,
     smallest_cap,
-    solve,
     two_sample_knots,
 )
 
@@ -120,9 +119,7 @@ class EnsembleSizeCurve:
         """Mean α̂ over candidates: (S,) mean, lower and upper quantile over choices of runs."""
         return _summary(self.alpha.mean(axis=2), coverage)
 
-    def accepted(
-        self, trim: float = 0.0, coverage: float = 0.95
-    ) -> tuple[Array, Array, Array]:
+    def accepted(self, trim: float = 0.0, coverage: float = 0.95) -> tuple[Array, Array, Array]:
         """Share of candidates with α̂ ≤ `trim`: (S,) mean, lower and upper, as `mean_alpha`.
 
         `trim` = 0 is the untrimmed test, since α̂ = 0 exactly when the untrimmed distance is

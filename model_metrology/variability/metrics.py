@@ -280,12 +280,11 @@ def _binned(
         index = rank * bins // len(confidence)
     else:
         raise ValueError(f"binning must be 'width' or 'mass', got {binning!r}")
-    counts = np.bincount(index, minlength=bins).astype(np.float64)
-    return (
-        counts,
-        np.bincount(index, weights=confidence, minlength=bins),
-        np.bincount(index, weights=hit, minlength=bins),
-    )
+    sums = [
+        np.bincount(index, weights=weight, minlength=bins).astype(np.float64)
+        for weight in (np.ones_like(confidence), confidence, hit)
+    ]
+    return sums[0], sums[1], sums[2]
 
 
 def _confidence(probabilities: ArrayLike, labels: ArrayLike, target: str) -> tuple[Array, Array]:

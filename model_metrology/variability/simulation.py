@@ -175,9 +175,7 @@ def contaminated_alpha(contamination: float, tolerance: float, *, two_sided: boo
     return 1.0 - min(kept, 1.0)
 
 
-def population_alpha(
-    cdf: Cdf, reference_cdf: Cdf, tolerance: float, grid: ArrayLike
-) -> float:
+def population_alpha(cdf: Cdf, reference_cdf: Cdf, tolerance: float, grid: ArrayLike) -> float:
     """α̂ of one continuous law against another, by their CDFs on a fine grid.
 
     Parameters

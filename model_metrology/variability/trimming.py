@@ -123,8 +123,8 @@ class AlphaHat:
         climb = np.maximum(np.diff(height), 0.0)
         atom = np.searchsorted(knots.values, self._sample)
         shared = climb / np.bincount(atom, minlength=len(climb))
-        weights: Array = shared[atom]
-        return weights / weights.sum()
+        weights = shared[atom]
+        return np.asarray(weights / weights.sum())
 
 
 def alpha_hat(
@@ -467,7 +467,7 @@ def _taut_string(times: Array, lower: Array, upper: Array) -> Array:
             _extend(under, over, (position[i], bottom[i]), -1.0, path)
     path.extend(list(over)[1:])
     corners = np.array(path)
-    return np.interp(times, corners[:, 0], corners[:, 1])
+    return np.asarray(np.interp(times, corners[:, 0], corners[:, 1]))
 
 
 def _extend(

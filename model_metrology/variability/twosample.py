@@ -98,9 +98,7 @@ def energy_test(
     widths = np.diff(pooled[order])
     observed = float(_energy(steps[order][None], widths)[0])
     # Which order is permuted does not matter: under the null every one is as likely.
-    null = np.concatenate(
-        [_energy(block, widths) for block in _shuffles(steps, permutations, rng)]
-    )
+    null = np.concatenate([_energy(block, widths) for block in _shuffles(steps, permutations, rng)])
     return _p_value(float(np.sqrt(observed)), np.sqrt(null))
 
 
@@ -213,7 +211,7 @@ def _pairs_within(ordered: Array, index: NDArray[np.int64], distance: float) -> 
 
 def _pool(x: Array, y: Array) -> tuple[Array, Array]:
     """Pooled points, and the step of F − G at each."""
-    steps = np.concatenate((np.full(len(x), 1 / len(x)), np.full(len(y), -1 / len(y))))
+    steps = np.repeat([1 / len(x), -1 / len(y)], [len(x), len(y)])
     return np.concatenate((x, y)), steps
 
 
@@ -242,7 +240,7 @@ def _frequencies(spread: float, bandwidth: float) -> tuple[Array, Array]:
     omega = step * np.arange(int(np.ceil(reach / bandwidth / step)) + 1)
     weight = step * bandwidth * np.sqrt(2 / np.pi) * np.exp(-0.5 * (omega * bandwidth) ** 2)
     weight[0] /= 2
-    return omega, weight
+    return np.asarray(omega), np.asarray(weight)
 
 
 def _mmd2(steps: Array, points: Array, bandwidth: float) -> Array:
@@ -274,9 +272,7 @@ def embedding(sample: Array, bandwidth: float, span: tuple[float, float]) -> Arr
     return np.concatenate([block.mean(axis=0) for block in _features(sample, bandwidth, span)])
 
 
-def _features(
-    points: Array, bandwidth: float, span: tuple[float, float]
-) -> Iterator[Array]:
+def _features(points: Array, bandwidth: float, span: tuple[float, float]) -> Iterator[Array]:
     """Blocks of columns Φ with Φ Φᵀ = exp(−(zᵢ − zⱼ)²/(2σ²)), over points within `span`."""
     low, high = span
     omega, weight = _frequencies(high - low, bandwidth)

@@ -29,8 +29,8 @@ def table(seed, n=700, classes=4, sharpness=2.0):
 
 @pytest.fixture(scope="module")
 def torchmetrics():
-    # Through the module that makes torchvision importable where its build does not match torch's.
-    pytest.importorskip("model_metrology.data._torchvision", exc_type=ImportError)
+    # First, as it makes torchvision importable where its build does not match torch's.
+    pytest.importorskip("model_metrology.models", exc_type=ImportError)
     return pytest.importorskip("torchmetrics.classification", exc_type=RuntimeError)
 
 

@@ -1,4 +1,4 @@
-"""Energy distance, kernel MMD and their permutation tests, against scipy, sklearn and naive sums."""
+"""Energy distance, kernel MMD and their tests, against scipy, sklearn and naive sums."""
 
 from __future__ import annotations
 

@@ -1,0 +1,262 @@
+"""The smoke study, whole: every result is there, holds together, and is found again."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from .conftest import ROOT, Workflow, smoke_study
+
+RESULTS = "results/smoke"
+
+
+def table(workflow, name):
+    return pd.read_csv(workflow.folder / RESULTS / "variability" / f"{name}.csv")
+
+
+def test_every_figure_is_there_as_png_and_pdf(smoke):
+    figures = smoke.folder / RESULTS / "figures"
+    png = sorted(path.relative_to(figures).with_suffix("") for path in figures.rglob("*.png"))
+    pdf = sorted(path.relative_to(figures).with_suffix("") for path in figures.rglob("*.pdf"))
+    assert png == pdf and len(png) >= 10
+    assert all(path.stat().st_size > 5000 for path in figures.rglob("*.p*"))
+
+
+def test_plain_h5py_reads_the_outputs_and_finds_the_accuracy(smoke):
+    with h5py.File(smoke.folder / RESULTS / "outputs" / "base.h5") as file:
+        assert file.attrs["kind"] == "outputs" and file.attrs["study"] == "smoke"
+        assert list(file["logits"].attrs["axes"]) == ["run", "test point", "class"]
+        predicted, labels = file["logits"][:].argmax(axis=2), file["labels"][:]
+    metrics = table(smoke, "metrics").query("population == 'base'")
+    np.testing.assert_allclose(metrics["accuracy"], (predicted == labels).mean(axis=1))
+    # Even against odd digits: a network that learned is far above one half.
+    assert metrics["accuracy"].min() > 0.8
+
+
+def test_the_table_agrees_with_scipy_on_the_stored_outputs(smoke):
+    with h5py.File(smoke.folder / RESULTS / "outputs" / "base.h5") as file:
+        logits = file["logits"][:].astype(float)
+    gaps = logits[..., 1] - logits[..., 0]
+    alpha = table(smoke, "alpha").query(
+        "population == 'base' and against == 'reference' and scope == 'pooled'"
+    )
+    assert list(alpha["run"]) == [6, 7, 8, 9]
+    for row in alpha.itertuples():
+        expected = stats.ks_2samp(gaps[row.run], gaps[:6].ravel()).statistic
+        assert row.statistic == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_second_run_finds_nothing_to_do(smoke):
+    assert "Nothing to be done" in smoke.run("--dry-run").stdout
+
+
+def test_deleting_a_figure_rebuilds_that_figure_alone(smoke):
+    figure = smoke.folder / RESULTS / "figures" / "variability" / "null.png"
+    figure.unlink()
+    assert smoke.jobs() == {"figure_null": 1, "all": 1, "total": 2}
+    smoke.run()
+    assert figure.exists()
+
+
+def test_every_job_left_a_log_and_a_benchmark(smoke):
+    results = smoke.folder / RESULTS
+    logs = {p.relative_to(results / "logs").with_suffix("") for p in results.glob("logs/**/*.log")}
+    marks = {
+        p.relative_to(results / "benchmarks").with_suffix("")
+        for p in results.glob("benchmarks/**/*.tsv")
+    }
+    assert logs == marks and len(logs) > 15
+
+
+def test_training_reports_each_epoch_of_each_run(smoke):
+    log = (smoke.folder / RESULTS / "logs" / "training" / "base" / "0000-0004.log").read_text()
+    for run in range(5):
+        lines = [line for line in log.splitlines() if f"run {run:04d}" in line]
+        assert len(lines) >= 3 and all("loss" in line for line in lines[:3])
+
+
+class _Page(HTMLParser):
+    """Counts scripts and collects what the page would load from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.scripts, self.external = 0, []
+
+    def handle_starttag(self, tag, attributes):
+        self.scripts += tag == "script"
+        if tag in ("script", "link", "img"):
+            sources = [str(value) for key, value in attributes if key in ("src", "href")]
+            self.external += [s for s in sources if "//" in s and not s.startswith("data:")]
+
+
+def test_report_is_one_self_contained_page(smoke):
+    parser = _Page()
+    parser.feed((smoke.folder / "report.html").read_text())
+    assert parser.scripts and not parser.external
+
+
+# -- what a study asks for, and what its changes cost ------------------------------------------
+
+
+def changed(smoke, tmp_path, **changes):
+    """The smoke study's finished results with a changed study; what would be done again."""
+    workflow = Workflow(tmp_path / "changed")
+    shutil.copytree(smoke.folder / "results", workflow.folder / "results")
+    # Snakemake's record of what each result was made with.
+    shutil.copytree(smoke.folder / ".snakemake", workflow.folder / ".snakemake")
+    study = smoke_study()
+    for path, value in changes.items():
+        place = study
+        *parents, last = path.split("__")
+        for part in parents:
+            place = place[part]
+        place[last] = value
+    workflow.study(study)
+    return workflow.jobs()
+
+
+def test_more_runs_train_only_the_new_ones(smoke, tmp_path):
+    jobs = changed(smoke, tmp_path, populations__base__size=15)
+    assert jobs["train"] == 1
+    assert "dataset" not in jobs
+
+
+def test_another_learning_rate_trains_that_population_alone(smoke, tmp_path):
+    recipe = smoke_study()["populations"]["init only"]["recipe"] | {"learning_rate": 0.02}
+    jobs = changed(
+        smoke,
+        tmp_path,
+        populations={**smoke_study()["populations"]}
+        | {"init only": smoke_study()["populations"]["init only"] | {"recipe": recipe}},
+    )
+    assert jobs["train"] == 1 and jobs["measure"] == 1 and "leave_one_out" not in jobs
+
+
+def test_another_title_redraws_one_figure(smoke, tmp_path):
+    jobs = changed(smoke, tmp_path, variability__comparisons__noise__title="Noise?")
+    assert jobs == {"figure_comparison_noise": 1, "all": 1, "total": 2}
+
+
+def test_another_tolerance_measures_but_trains_nothing(smoke, tmp_path):
+    jobs = changed(smoke, tmp_path, variability__tolerance=0.1)
+    assert "train" not in jobs and jobs["measure"] == 4
+
+
+def test_same_seed_same_bytes_another_seed_other_numbers(smoke, tmp_path):
+    outputs = {}
+    for name, seed in (("same", 7), ("other", 8)):
+        workflow = Workflow(tmp_path / name)
+        workflow.study(smoke_study() | {"seed": seed})
+        workflow.run("results/smoke/training/init only/0000-0003/runs.h5")
+        outputs[name] = workflow.folder / RESULTS / "training" / "init only" / "0000-0003"
+    first = smoke.folder / RESULTS / "training" / "init only" / "0000-0003" / "runs.h5"
+    assert datasets_of(first) == datasets_of(outputs["same"] / "runs.h5")
+    assert datasets_of(first) != datasets_of(outputs["other"] / "runs.h5")
+
+
+def datasets_of(path):
+    found = {}
+
+    def visit(name, item):
+        # Seconds are measured, everything else is computed.
+        if isinstance(item, h5py.Dataset) and not name.endswith("history/seconds"):
+            found[name] = np.asarray(item[()]).tobytes()
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+# -- what cannot work --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sed": 3}, r"config\.yaml: sed: unknown key; did you mean 'seed'"),
+        ({"seed": "three"}, r"config\.yaml: seed: .*integer"),
+        ({"datasets": {"digits2": {"train": 10**6}}}, r"datasets\.digits2\.train: 1000000 points"),
+    ],
+)
+def test_a_study_that_cannot_work_fails_before_the_first_job(workflow, change, message):
+    workflow.study(smoke_study() | change)
+    result = workflow.run(check=False)
+    assert result.returncode and re.search(message, result.stdout)
+    assert "Traceback" not in result.stdout and not (workflow.folder / "results").exists()
+
+
+def test_a_study_given_by_name_replaces_the_default_one(workflow):
+    workflow.study(smoke_study())
+    other = smoke_study() | {"name": "other"}
+    del other["populations"]["order only"], other["variability"]
+    workflow.study(other, "other.yaml")
+    jobs = workflow.jobs("--configfile", "other.yaml")
+    assert jobs["collect_outputs"] == 3 and "measure" not in jobs
+
+
+def test_odd_names_reach_figures_and_report_unharmed(workflow):
+    study = smoke_study()
+    study["name"] = "odd"
+    odd = "<script>alert('$x_1^2$')<"
+    odd = odd.replace("/", "")
+    base = study["populations"]["base"]
+    study["populations"] = {odd: base}
+    study["variability"] = {
+        "reference": {"population": odd, "size": 6},
+        "bootstraps": 20,
+        "simulations": 20,
+        "comparisons": {"one": {"title": "<b>Is it & safe?</b>", "populations": [odd]}},
+    }
+    workflow.study(study)
+    workflow.run()
+    page = (workflow.folder / "results" / "odd" / "variability" / "summary.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_diverged_runs_stop_the_study_or_are_left_out_by_name(workflow):
+    study = yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
+    hot = study["populations"]["order only"]
+    hot["recipe"] = hot["recipe"] | {"optimiser": "sgd", "learning_rate": 1e30}
+    del study["populations"]["noise 20%"], study["populations"]["init only"]
+    study["variability"] = None
+    workflow.study(study)
+    result = workflow.run(check=False)
+    assert result.returncode
+    assert re.search(r"'order only': 4 of 4 runs diverged", result.stdout)
+
+
+# -- quality -----------------------------------------------------------------------------------
+
+
+def test_lint_is_clean(smoke):
+    result = smoke.run("--lint", check=False)
+    assert "Congratulations" in result.stdout, result.stdout
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_report_shows_every_figure_in_a_browser(smoke, tmp_path):
+    page = smoke.folder / "report.html"
+    result = subprocess.run(
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            f"--user-data-dir={tmp_path}",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Variability" in result.stdout
