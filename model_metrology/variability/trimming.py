@@ -116,9 +116,9 @@ class AlphaHat:
         Computed on first use, in O(n).
         """
         knots = self._knots
-        # A hair of room: at exactly c (or the closest distance) the tube may close by rounding.
         radius = max(self.tolerance, knots.closest)
-        lower, upper = _tube(knots.mass, knots.at, knots.before, radius)
+        lower, upper = _tube(knots.at, knots.before, radius)
+        # Where the tube narrows to a point, rounding may turn it inside out.
         height = _taut_string(knots.mass, lower, np.maximum(lower, upper))
         climb = np.maximum(np.diff(height), 0.0)
         atom = np.searchsorted(knots.values, self._sample)
@@ -194,7 +194,7 @@ def alpha_hat(
         other = as_sample(reference, "reference")
         knots, m = two_sample_knots(values, other), len(other)
     c = ks_tolerance(len(values), m, tolerance=tolerance, level=level)
-    alpha, witness = solve(knots, c)
+    alpha, witness = _solve(knots, c)
     return AlphaHat(alpha, knots.statistic, c, witness, values, knots)
 
 
@@ -374,9 +374,9 @@ def _evaluate(cdf: Cdf, points: Array) -> Array:
     return np.clip(result, 0.0, 1.0)
 
 
-def solve(knots: Knots, tolerance: float, slack: float = 0.0) -> tuple[float, tuple[float, float]]:
-    """α̂ and its witness interval; see :func:`smallest_cap` for `slack`."""
-    cap, start, end = smallest_cap(knots.mass, knots.at, knots.before, tolerance, slack)
+def _solve(knots: Knots, tolerance: float) -> tuple[float, tuple[float, float]]:
+    """α̂ and its witness interval."""
+    cap, start, end = smallest_cap(knots.mass, knots.at, knots.before, tolerance)
     if cap > 1.0:
         return 1.0 - 1.0 / cap, knots.interval(start, end)
     lack_below = knots.before - knots.mass
@@ -414,7 +414,7 @@ def smallest_cap(
     last = np.append(rises, len(mass) - 1)
     if len(first) < len(mass):
         mass, at, before = mass[first], at[first], before[last]
-    lower, upper = _tube(mass, at, before, tolerance)
+    lower, upper = _tube(at, before, tolerance)
     if slack > 0.0:
         ends, starts, skip = mass + slack, mass - slack, 0
         ends[-1], starts[0] = 1.0, 0.0
@@ -438,7 +438,7 @@ def smallest_cap(
         cap, start, end = slope, s, t
 
 
-def _tube(mass: Array, at: Array, before: Array, radius: float) -> tuple[Array, Array]:
+def _tube(at: Array, before: Array, radius: float) -> tuple[Array, Array]:
     """Lower and upper bound of F̃ at each knot; F̃ itself is 0 at the first, 1 at the last."""
     lower, upper = before - radius, at + radius
     lower[-1], upper[0] = 1.0, 0.0

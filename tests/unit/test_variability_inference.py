@@ -24,6 +24,7 @@ from model_metrology.variability import (
     reference_sample,
     trimming_scores,
 )
+from model_metrology.variability.inference import _reflected
 
 
 def runs(seed, m=6, n=80, *, decimals=None):
@@ -57,6 +58,23 @@ def test_bootstrap_equals_resampling_written_out(law, decimals):
     assert 0.0 <= result.lower <= result.estimate <= result.upper <= 1.0
     # Rounded outputs against averages, which are not round, differ whatever is drawn: α̂ = 1.
     assert len(np.unique(result.replicates)) > 5 or (decimals == 0 and law != "pooled")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "expected"),
+    [
+        (0.20, 0.18, 0.26, (0.14, 0.22)),
+        # Noise moved every replicate up: the interval still holds the estimate.
+        (0.20, 0.22, 0.26, (0.14, 0.20)),
+        # A quantile on the boundary says nothing of how far the other end is.
+        (0.01, 0.0, 0.05, (0.0, 0.05)),
+        (0.0, 0.0, 0.03, (0.0, 0.03)),
+        (0.95, 0.9, 1.0, (0.9, 1.0)),
+    ],
+)
+def test_reflection_stops_at_the_boundaries(estimate, low, high, expected):
+    drawn = np.concatenate((np.full(500, low), np.full(500, high)))
+    assert_allclose(_reflected(estimate, drawn, 0.95), expected, atol=1e-12)
 
 
 def test_bootstrap_keeps_the_pairing_of_test_points():

@@ -351,7 +351,7 @@ def test_slack_is_the_most_favourable_law_within_it():
     assert 1.0 < cap < smallest_cap(mass, at, before, c)[0]
 
 
-def test_million_points_agree_with_each_other():
+def test_large_samples_agree_with_their_step_reference():
     """Large sizes: the one-sample value at a fine step reference equals the two-sample value."""
     rng = np.random.default_rng(1)
     sample, other = rng.normal(size=200_000), rng.normal(0.2, 1, size=150_000)
