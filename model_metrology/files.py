@@ -95,3 +95,16 @@ def read_outputs(path: str | os.PathLike[str]) -> Outputs:
     return Outputs(
         **tree | {"population": str(tree["population"]), "classes": tuple(tree["classes"])}
     )
+
+
+def write_features(
+    path: str | os.PathLike[str], features: Mapping[str, Any], attrs: Mapping[str, Any]
+) -> None:
+    """Write features of a frozen network: ``train`` and ``test``, (point, feature)."""
+    axes = dict.fromkeys(("train", "test"), ("point", "feature"))
+    write(path, features, kind="features", attrs=attrs, axes=axes)
+
+
+def read_features(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what :func:`write_features` wrote."""
+    return read(path, kind="features")[0]

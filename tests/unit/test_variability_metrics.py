@@ -30,7 +30,7 @@ def table(seed, n=700, classes=4, sharpness=2.0):
 @pytest.fixture(scope="module")
 def torchmetrics():
     # First, as it makes torchvision importable where its build does not match torch's.
-    pytest.importorskip("model_metrology.models", exc_type=ImportError)
+    pytest.importorskip("model_metrology.torchvision_compat")
     return pytest.importorskip("torchmetrics.classification", exc_type=RuntimeError)
 
 
