@@ -106,6 +106,11 @@ class Variability(Options):
     simulations: int = Field(200, ge=20)
     """Simulated samples a row of the coverage table."""
 
+    def how(self) -> dict[str, Any]:
+        """What alpha-hat depends on: a changed title or comparison measures nothing again."""
+        measured = self.model_dump(include={"tolerance", "level"})
+        return measured | self.reference.model_dump(include={"size", "law"})
+
 
 class Study(Options):
     """A study of trained models as instruments."""

@@ -10,16 +10,14 @@ if options:
             + [name for c in options.comparisons.values() for name in c.populations]
         )
     )
-    own = {
+    # Populations whose runs are held against each other, all by the same number of runs.
+    own = [
         name
         for comparison in options.comparisons.values()
         if comparison.against == "own"
         for name in comparison.populations
-    }
-    # What alpha-hat depends on: a changed title or comparison measures nothing again.
-    how = options.model_dump(include={"tolerance", "level"}) | options.reference.model_dump(
-        include={"size", "law"}
-    )
+    ]
+    own_runs = min((study.populations[name].size for name in own), default=0)
 
     rule leave_one_out:
         # Each reference run against the others: what alpha-hat is when nothing is different.
@@ -32,7 +30,7 @@ if options:
         benchmark:
             "<benchmarks>/variability/null.tsv"
         params:
-            how=how,
+            how=options.how(),
             code=code_digest("model_metrology.variability.tables"),
         threads: 1
         resources:
@@ -58,8 +56,8 @@ if options:
         benchmark:
             "<benchmarks>/variability/{population}.tsv"
         params:
-            how=how,
-            own=lambda w: w.population in own,
+            how=options.how(),
+            own_runs=lambda w: own_runs if w.population in own else 0,
             bootstraps=options.bootstraps,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
@@ -96,12 +94,7 @@ if options:
             "<benchmarks>/variability/summary.tsv"
         params:
             reference=reference,
-            sources=[
-                name
-                for comparison in options.comparisons.values()
-                if comparison.against == "own"
-                for name in comparison.populations
-            ],
+            sources=own,
             level=options.level,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
@@ -125,7 +118,7 @@ if options:
         benchmark:
             "<benchmarks>/variability/ensemble_size.tsv"
         params:
-            how=how,
+            how=options.how(),
             trim=options.trim,
             bootstraps=options.bootstraps,
             seed=study.seed,
@@ -151,7 +144,7 @@ if options:
         benchmark:
             "<benchmarks>/variability/power.tsv"
         params:
-            how=how,
+            how=options.how(),
             label_noise=[study.populations[name].label_noise for name in options.planted],
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),

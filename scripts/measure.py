@@ -20,8 +20,10 @@ alpha, weights = alpha_table(
     rng=np.random.default_rng(snakemake.params.seed),
 )
 candidates = alpha.loc[alpha["scope"] == "pooled", "run"].to_numpy()
-if snakemake.params.own:
-    alpha = pd.concat([alpha, own_alpha_table(outputs, **how)], ignore_index=True)
+if own_runs := snakemake.params.own_runs:
+    # As many runs of each population: alpha-hat depends on how many it is held against.
+    siblings, _ = outputs.split(min(own_runs, len(outputs.runs)))
+    alpha = pd.concat([alpha, own_alpha_table(siblings, **how)], ignore_index=True)
 alpha.to_csv(snakemake.output.alpha, index=False)
 metrics_table(outputs, reference).to_csv(snakemake.output.metrics, index=False)
 store.write(

@@ -15,8 +15,8 @@ from model_metrology.training import choose_device, train_runs
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params = snakemake.params
-population = Population(**params.population)
 runs = block_runs(snakemake.wildcards.block)
+population = Population(**params.population, size=len(runs))
 device = choose_device(params.device)
 checkpoint = Path(params.checkpoint)
 features = snakemake.input.get("features")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -90,6 +91,7 @@ def train_runs(
             f"{len(dataset.train_labels)} training points of {dataset.name}"
         )
     points = Points.from_dataset(dataset, device, features)
+    fingerprint = f"{fingerprint} {_data_digest(dataset)}"
     done, current = _resume(checkpoint, fingerprint, streams)
     missing = [s for s in streams if s.run not in done]
     size = _stack_size(population, points, missing, device)
@@ -105,6 +107,14 @@ def train_runs(
         if checkpoint is not None and recipe.checkpoint_epochs and start + size < len(missing):
             _save(checkpoint, fingerprint, done, None)
     return [done[s.run] for s in streams]
+
+
+def _data_digest(dataset: Dataset) -> str:
+    """Which points of which dataset: a checkpoint must not go on with others."""
+    digest = hashlib.sha256(dataset.name.encode())
+    for array in (dataset.train_index, dataset.train_labels, dataset.test_index):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _network(population: Population, points: Points, streams: Streams) -> nn.Module:
