@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -175,6 +176,11 @@ def _check_populations(study: Study) -> None:
                 f"{key}.recipe.batch_size: {recipe.batch_size} is more than the {points} "
                 f"training points of {population.dataset}"
             )
+        if recipe.trainable == "head" and recipe.augmentation:
+            raise ValueError(
+                f"{key}.recipe.augmentation: a head is trained on features computed once, which "
+                "cannot be augmented; leave it empty, or train all"
+            )
         if recipe.trainable == "head" and not architecture.pretrained:
             raise ValueError(
                 f"{key}.recipe.trainable: 'head' needs `architecture.pretrained: true`"
@@ -198,6 +204,14 @@ def _check_variability(study: Study) -> None:
         raise ValueError(
             f"{key}.size: {reference.size} reference runs leave no candidate among the "
             f"{base.size} runs of {reference.population}"
+        )
+    smallest = 1.0 / (reference.size + 1)
+    if smallest > options.level:
+        raise ValueError(
+            f"{key}.size: with {reference.size} reference runs the smallest outlier p-value is "
+            f"1/{reference.size + 1}, above the level {options.level:g}, so nothing could be "
+            f"rejected; take at least {math.ceil(1 / options.level - 1e-9) - 1} runs, or raise "
+            "variability.level"
         )
     named = {
         f"comparisons.{name}.populations": c.populations for name, c in options.comparisons.items()

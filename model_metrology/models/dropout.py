@@ -94,5 +94,5 @@ def dropout_layers(module: nn.Module) -> list[str]:
     return [
         f"{name}.key" if name else "key"
         for name, child in module.named_modules()
-        if isinstance(child, CounterDropout) and child.p > 0.0
+        if isinstance(child, CounterDropout)
     ]

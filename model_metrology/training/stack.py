@@ -9,7 +9,7 @@ parameters they do to each run what they would do to it alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -100,16 +100,19 @@ class Stack:
     def state(self, i: int) -> dict[str, NDArray[np.generic]]:
         """Parameters and buffers of network `i`; if centred, at initialisation too."""
         state = {**self.parameters, **self.buffers}
-        if self._centred and self._alone is not None:
-            assert self._initial is not None
-            state |= {f"initial.{n}": p for n, p in self._initial.named_parameters()}
-        elif self._centred:
-            state |= {f"initial.{name}": value for name, value in self._start[0].items()}
+        if self._centred:
+            state |= {f"initial.{name}": value for name, value in self._initial_parameters()}
         return {
             name: self._one(value, i).detach().cpu().contiguous().numpy().copy()
             for name, value in state.items()
             if name not in self._dropout
         }
+
+    def _initial_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        if self._alone is None:
+            return self._start[0].items()
+        assert self._initial is not None
+        return self._initial.named_parameters()
 
     def _one(self, value: Tensor, i: int) -> Tensor:
         return value if self._alone is not None else value[i]

@@ -29,7 +29,7 @@ def content():
                 "label_noise": 0.1,
             },
         },
-        "variability": {"reference": {"population": "base", "size": 5}},
+        "variability": {"reference": {"population": "base", "size": 5}, "level": 0.2},
     }
 
 
@@ -69,6 +69,7 @@ def test_defaults_are_filled_in(content):
         ("variability.reference.population", "bse", "there is no population 'bse'"),
         ("variability.planted", ["other"], "variability.planted: there is no population 'other'"),
         ("variability.tolerance", "strict", "variability.tolerance"),
+        ("variability.level", 0.05, r"smallest outlier p-value is 1/6.*at least 19 runs"),
         ("name", "a/b", "must not be empty or contain"),
         ("name", "..", "must not be empty or contain"),
     ],
