@@ -108,3 +108,19 @@ def write_features(
 def read_features(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what :func:`write_features` wrote."""
     return read(path, kind="features")[0]
+
+
+def write_trimming(
+    path: str | os.PathLike[str], runs: Any, weights: Any, attrs: Mapping[str, Any]
+) -> None:
+    """Write the optimal trimmings of candidates: ``weights``, (run, test point)."""
+    axes = {"runs": ("run",), "weights": ("run", "test point")}
+    write(path, {"runs": runs, "weights": weights}, kind="trimming", attrs=attrs, axes=axes)
+
+
+def read_any(path: str | os.PathLike[str]) -> Any:
+    """Read a dataset, outputs or trimmings, whichever the file holds."""
+    readers = {"dataset": read_dataset, "outputs": read_outputs}
+    with open_file(path) as file:
+        kind = str(file.attrs["kind"])
+    return readers[kind](path) if kind in readers else read(path, kind=kind)[0]

@@ -168,8 +168,8 @@ def _write_group(
 
 
 @contextlib.contextmanager
-def open_file(path: str | os.PathLike[str], *, kind: str) -> Iterator[h5py.File]:
-    """Open a file read-only after checking that it is whole, of this kind and this schema.
+def open_file(path: str | os.PathLike[str], *, kind: str | None = None) -> Iterator[h5py.File]:
+    """Open a file read-only after checking that it is whole, of this schema and, if given, kind.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def open_file(path: str | os.PathLike[str], *, kind: str) -> Iterator[h5py.File]
                 f"{path}: schema version {version}, this package reads {SCHEMA_VERSION}; "
                 "delete it and run again to rebuild it"
             )
-        if found != kind:
+        if kind is not None and found != kind:
             raise StoreError(f"{path}: holds {found!r}, expected {kind!r}")
         yield file
 

@@ -1,29 +1,29 @@
 """Draw one figure: a function of `model_metrology.plots` on the tables and files of the rule.
 
-Inputs and the parameter `options` are the function's keyword arguments: a CSV table becomes a
-DataFrame, an HDF5 file a nested dict of arrays, several tables one.
+Inputs and the parameter `options` are the function's keyword arguments: CSV tables become one
+DataFrame, HDF5 files what they hold.
 """
 
 import importlib
 
 import pandas as pd
 
-from model_metrology import store
+from model_metrology import files
 from model_metrology.logs import start_log
 from model_metrology.plots import style
 
 
-def load(source):
-    if isinstance(source, str) and source.endswith(".csv"):
-        return pd.read_csv(source, keep_default_na=False, na_values=[""])
-    if isinstance(source, str):
-        return store.read(source)[0]
-    return pd.concat([load(path) for path in source], ignore_index=True)
+def load(key, source):
+    paths = [source] if isinstance(source, str) else list(source)
+    if paths[0].endswith(".csv"):
+        return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    loaded = [files.read_any(path) for path in paths]
+    # Snakemake hands over a list of one file as that file; a plural name still means a list.
+    return loaded if key.endswith("s") else loaded[0]
 
 
 start_log(snakemake.log[0])
 module, _, name = snakemake.params.figure.rpartition(".")
 draw = getattr(importlib.import_module(module), name)
-arguments = {key: load(source) for key, source in snakemake.input.items()}
-figure = draw(**arguments, **snakemake.params.get("options", {}))
-style.save(figure, *snakemake.output)
+arguments = {key: load(key, source) for key, source in snakemake.input.items()}
+style.save(draw(**arguments, **snakemake.params.get("options", {})), *snakemake.output)

@@ -26,10 +26,9 @@ if own_runs := snakemake.params.own_runs:
     alpha = pd.concat([alpha, own_alpha_table(siblings, **how)], ignore_index=True)
 alpha.to_csv(snakemake.output.alpha, index=False)
 metrics_table(outputs, reference).to_csv(snakemake.output.metrics, index=False)
-store.write(
+files.write_trimming(
     snakemake.output.trimming,
-    {"runs": candidates, "weights": weights},
-    kind="trimming",
-    attrs=store.provenance(snakemake.config, population=outputs.population),
-    axes={"runs": ("run",), "weights": ("run", "test point")},
+    candidates,
+    weights,
+    store.provenance(snakemake.config, population=outputs.population),
 )

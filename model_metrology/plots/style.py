@@ -1,0 +1,109 @@
+"""One style for all figures, and how they are saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito's colours, told apart in all common kinds of colour blindness; black stays free for
+# references. Yellow comes last: it is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C510A")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
+REFERENCE = "#222222"
+WIDTH = 10.0
+"""Width of a full figure, in inches; a report page cuts figures higher than it is wide."""
+
+_STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "pdf.fonttype": 42,
+}
+
+
+def subplots(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
+    """Figure and axes in the project's style; as :func:`matplotlib.pyplot.subplots`."""
+    with plt.rc_context(_STYLE):
+        return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
+
+
+def colour(i: int) -> str:
+    """Colour number `i`, from the first again after the last."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def marker(i: int) -> str:
+    """Marker number `i`; colour and marker together tell some eighty groups apart."""
+    return MARKERS[i % len(MARKERS)]
+
+
+def plain(text: object) -> str:
+    """Text as it stands: matplotlib would take dollar signs for mathematics."""
+    return str(text).replace("\\", "\\\\").replace("$", r"\$")
+
+
+def say(axes: Axes, text: str) -> None:
+    """Say in words, in place of a plot, why there is nothing to see."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, wrap=True)
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int = 5) -> None:
+    """Put the legend of one of the axes below the figure, where it covers no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(columns, len(handles)),
+            fontsize=9,
+        )
+
+
+def save(figure: Figure, *paths: str | os.PathLike[str]) -> None:
+    """Write a figure, its format by each name's ending; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    figure : Figure
+        Closed afterwards.
+    *paths : path-like
+        ``.png`` (150 dots per inch) or ``.pdf``.
+    """
+    undated: dict[str, dict[str, Any]] = {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
+    with plt.rc_context(_STYLE):
+        for path in map(Path, paths):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=150, metadata=undated[path.suffix])
+    plt.close(figure)
+
+
+def order(names: Sequence[object]) -> list[str]:
+    """Names without repeats, in the order of their first mention."""
+    return list(dict.fromkeys(str(name) for name in names))

@@ -1,0 +1,407 @@
+"""Figures of the variability instrument, from the tables of `model_metrology.variability.tables`.
+
+Nothing is measured here: means, quartiles and empirical distribution functions apart, what is
+drawn stands in a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model_metrology.data.datasets import Dataset
+from model_metrology.plots import style
+from model_metrology.runs import Outputs
+from model_metrology.variability.metrics import logit_gap
+from model_metrology.variability.references import Law, empirical_cdf, reference_sample
+
+Array = NDArray[np.float64]
+
+# Points at which distribution functions are drawn: finer than the eye, small as a PDF.
+_GRID = 600
+
+_SCOPES = {"pooled": "pooled gaps", "maximum": "largest over the classes"}
+_METRICS = {
+    "accuracy": "accuracy",
+    "churn_pairwise": "churn, pairwise",
+    "churn_ensemble": "churn, to the ensemble",
+    "ece": "ECE (15 bins)",
+}
+
+
+def _against_reference(alpha: pd.DataFrame, scope: str = "pooled") -> pd.DataFrame:
+    return alpha[(alpha["against"] == "reference") & (alpha["scope"] == scope)]
+
+
+def _terms(alpha: pd.DataFrame) -> str:
+    """On what terms the α̂ of a figure compare."""
+    if alpha.empty:
+        return ""
+    row = alpha.iloc[0]
+    runs = "/".join(str(n) for n in sorted(alpha["reference_runs"].unique()))
+    return (
+        f"n = {row['n']} test points, tolerance {row['tolerance']:.4f} "
+        f"({style.plain(row['tolerance_rule'])}), against {runs} runs"
+    )
+
+
+def ecdf_figure(
+    reference: Outputs,
+    alpha: pd.DataFrame,
+    populations: Sequence[Outputs],
+    *,
+    reference_size: int,
+    law: Law,
+) -> Figure:
+    """Distribution functions of all runs' gaps, and their difference from the reference law.
+
+    Parameters
+    ----------
+    reference : Outputs
+        Of the reference population, whose first `reference_size` runs are the reference.
+    alpha : DataFrame
+        As :func:`~model_metrology.variability.tables.alpha_table` returns.
+    populations : sequence of Outputs
+        Of all populations with candidates.
+    law : str
+        The reference law.
+    """
+    runs, _ = reference.split(reference_size)
+    runs_gaps = logit_gap(runs.logits)
+    base = empirical_cdf(reference_sample(runs_gaps, law))
+    gaps = {
+        (outputs.population, int(run)): gap
+        for outputs in populations
+        for run, gap in zip(outputs.runs, logit_gap(outputs.logits), strict=True)
+    }
+    measured = _against_reference(alpha).sort_values("statistic")
+    low, high = np.quantile(np.concatenate(list(gaps.values())), [0.0005, 0.9995])
+    grid = np.linspace(low, high, _GRID)
+    figure, (top, bottom) = style.subplots(2, 1, height=6.6, sharex=True)
+    marked = {}
+    if len(measured):
+        marked = {
+            (row.population, row.run): (colour, word, row)
+            for row, colour, word in (
+                (measured.iloc[0], style.colour(2), "least"),
+                (measured.iloc[-1], style.colour(1), "most"),
+            )
+        }
+    candidates = {(row.population, row.run) for row in measured.itertuples()}
+    for axes, shift in ((top, 0.0), (bottom, base(grid))):
+        for gap in runs_gaps:
+            axes.plot(grid, empirical_cdf(gap)(grid) - shift, color="#bbbbbb", linewidth=0.6)
+        for key in candidates - set(marked):
+            values = empirical_cdf(gaps[key])(grid) - shift
+            axes.plot(grid, values, color=style.colour(4), linewidth=0.5, alpha=0.6)
+        for key, (colour, word, row) in marked.items():
+            label = f"{word} outlying: {key[0]}, run {key[1]} (α̂ = {row['alpha']:.3f})"
+            values = empirical_cdf(gaps[key])(grid) - shift
+            axes.plot(grid, values, color=colour, linewidth=1.8, label=style.plain(label))
+    top.plot(grid, base(grid), color=style.REFERENCE, linewidth=1.6, label=f"reference law ({law})")
+    bottom.axhline(0.0, color=style.REFERENCE, linewidth=1.6)
+    if len(measured):
+        worst = measured.iloc[-1]
+        c = worst["tolerance"]
+        bottom.axhspan(
+            -c, c, color="#000000", alpha=0.10, linewidth=0, label=f"tolerance ± {c:.4f}"
+        )
+        edges = np.clip([worst["witness_lower"], worst["witness_upper"]], low, high)
+        for axes in (top, bottom):
+            axes.axvspan(*edges, color=style.colour(1), alpha=0.10, linewidth=0)
+        span = "witness interval of the most outlying"
+        bottom.fill_between([], [], color=style.colour(1), alpha=0.2, label=span)
+    top.plot([], [], color="#bbbbbb", label=f"{len(runs_gaps)} reference runs")
+    top.plot([], [], color=style.colour(4), label=f"{len(candidates)} candidates")
+    top.set(ylabel="share of test points", title="Distribution of the logit gap")
+    bottom.set(
+        xlabel="logit gap f₁(x) − f₀(x)",
+        ylabel="difference from the\nreference law",
+        xlim=(low, high),
+    )
+    top.legend(loc="upper left")
+    handles, labels = bottom.get_legend_handles_labels()
+    bottom.legend(handles[-2:], labels[-2:], loc="best")
+    return figure
+
+
+def metrics_figure(
+    alpha: pd.DataFrame, metrics: pd.DataFrame, correlations: pd.DataFrame
+) -> Figure:
+    """α̂ of each candidate against accuracy, churn and calibration error."""
+    joined = alpha[alpha["against"] == "reference"].merge(metrics, on=["population", "run"])
+    figure, grid = style.subplots(2, 4, height=6.2, sharey="row", sharex="col")
+    names = style.order(joined["population"])
+    for row, scope in zip(grid, _SCOPES, strict=True):
+        chosen = joined[joined["scope"] == scope]
+        for axes, metric in zip(row, _METRICS, strict=True):
+            for i, name in enumerate(names):
+                part = chosen[chosen["population"] == name]
+                _scatter(axes, part, metric, i)
+            axes.set_title(_correlation(correlations, scope, metric), fontsize=9)
+        row[0].set_ylabel(f"α̂, {_SCOPES[scope]}")
+    for axes, label in zip(grid[-1], _METRICS.values(), strict=True):
+        axes.set_xlabel(label)
+    style.legend_below(figure, grid[0][0])
+    return figure
+
+
+def _scatter(axes: Axes, part: pd.DataFrame, metric: str, i: int) -> None:
+    spread = part[["alpha_low", "alpha_high"]].to_numpy(dtype=float)
+    known = np.isfinite(spread).all(axis=1)
+    axes.vlines(
+        part[metric][known], *spread[known].T, color=style.colour(i), alpha=0.25, linewidth=0.8
+    )
+    axes.plot(
+        part[metric],
+        part["alpha"],
+        style.marker(i),
+        color=style.colour(i),
+        markersize=4.5,
+        alpha=0.85,
+        linestyle="none",
+        label=style.plain(part["population"].iloc[0]) if len(part) else None,
+    )
+
+
+def _correlation(correlations: pd.DataFrame, scope: str, metric: str) -> str:
+    row = correlations[
+        (correlations["candidates"] == "all")
+        & (correlations["scope"] == scope)
+        & (correlations["metric"] == metric)
+    ]
+    if row.empty or not np.isfinite(row["value"].iloc[0]):
+        return "Spearman: undefined"
+    value = row.iloc[0]
+    return f"Spearman {value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def comparison_figure(
+    alpha: pd.DataFrame, *, title: str, populations: Sequence[str], against: str
+) -> Figure:
+    """α̂ of the runs of several populations, side by side.
+
+    Parameters
+    ----------
+    alpha : DataFrame
+        α̂ of all populations.
+    title : str
+        The question.
+    populations : sequence of str
+        Which, in this order.
+    against : str
+        ``reference`` or ``own``: what runs are held against.
+    """
+    chosen = alpha[(alpha["against"] == against) & alpha["population"].isin(populations)]
+    figure, panels = style.subplots(1, 2, height=5.0, sharey=True)
+    for axes, (scope, words) in zip(panels, _SCOPES.items(), strict=True):
+        part = chosen[chosen["scope"] == scope]
+        groups = [part.loc[part["population"] == name, "alpha"] for name in populations]
+        labels = [
+            f"{style.plain(name)}\n({len(group)} runs)"
+            for name, group in zip(populations, groups, strict=True)
+        ]
+        _boxes(axes, groups, labels)
+        axes.set_title(words)
+        if scope == "pooled":
+            axes.set_ylabel("α̂")
+    figure.suptitle(f"{style.plain(title)}\n{_terms(chosen[chosen['scope'] == 'pooled'])}")
+    return figure
+
+
+def _boxes(axes: Axes, groups: Sequence[pd.Series], labels: Sequence[str]) -> None:
+    places = np.arange(len(groups))
+    jitter = np.random.default_rng(0)
+    for i, group in zip(places, groups, strict=True):
+        if len(group) == 0:
+            continue
+        axes.boxplot(
+            group,
+            positions=[i],
+            widths=0.55,
+            showfliers=False,
+            medianprops={"color": style.colour(i), "linewidth": 2},
+            boxprops={"color": "#777777"},
+            whiskerprops={"color": "#777777"},
+            capprops={"color": "#777777"},
+        )
+        across = i + jitter.uniform(-0.16, 0.16, size=len(group))
+        axes.plot(across, group, style.marker(i), color=style.colour(i), alpha=0.75, markersize=5)
+    axes.set_xticks(places, labels, rotation=25, ha="right", rotation_mode="anchor")
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(bottom=-0.01)
+
+
+def null_figure(null: pd.DataFrame, alpha: pd.DataFrame, *, level: float = 0.05) -> Figure:
+    """The leave-one-out null of α̂ and of the KS distance, and where the candidates lie."""
+    usual = null[null["scope"] == "pooled"]
+    measured = _against_reference(alpha)
+    names = style.order(measured["population"])
+    figure, panels = style.subplots(1, 2, height=max(3.6, 1.8 + 0.42 * len(names)), sharey=True)
+    columns = (("alpha", "p_value", "α̂"), ("statistic", "p_value_ks", "KS distance (untrimmed)"))
+    for axes, (column, p_value, label) in zip(panels, columns, strict=True):
+        axes.plot(
+            usual[column],
+            np.zeros(len(usual)),
+            "|",
+            color=style.REFERENCE,
+            markersize=14,
+            alpha=0.7,
+        )
+        axes.axvspan(0.0, usual[column].max(), color="#000000", alpha=0.07, linewidth=0)
+        for i, name in enumerate(names):
+            part = measured[measured["population"] == name]
+            out = part[p_value] <= level
+            shape, tint = style.marker(i), style.colour(i)
+            height = np.full(len(part), i + 1)
+            axes.plot(part[column][~out], height[~out], shape, color=tint, fillstyle="none")
+            axes.plot(part[column][out], height[out], shape, color=tint, markersize=7)
+            axes.annotate(
+                f"{int(out.sum())}/{len(part)}",
+                (1.0, i + 1),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+        axes.set_xlabel(label)
+        axes.set_title(f"filled: p ≤ {level:g}; counts at the right", fontsize=9)
+    labels = [f"null: {len(usual)} reference runs", *(style.plain(name) for name in names)]
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].invert_yaxis()
+    return figure
+
+
+def ensemble_size_figure(ensemble_size: pd.DataFrame) -> Figure:
+    """α̂, KS distance and acceptance of held-out runs against the number of reference runs."""
+    figure, panels = style.subplots(1, 3, height=4.0)
+    titles = {
+        "alpha": ("α̂", "α̂ of held-out runs"),
+        "statistic": ("KS distance", "untrimmed distance"),
+        "accepted": ("share accepted", "held-out runs accepted"),
+    }
+    for axes, (quantity, (label, title)) in zip(panels, titles.items(), strict=True):
+        part = ensemble_size[ensemble_size["quantity"] == quantity]
+        for i, (test, rows) in enumerate(part.groupby("test")):
+            rows = rows.sort_values("reference_runs")
+            tint = style.colour(i)
+            axes.fill_between(
+                rows["reference_runs"],
+                rows["low"],
+                rows["high"],
+                color=tint,
+                alpha=0.15,
+                linewidth=0,
+            )
+            axes.plot(
+                rows["reference_runs"], rows["mean"], color=tint, marker=style.marker(i),
+                linestyle=("-", "--")[i % 2], label=f"{test} test",
+            )  # fmt: skip
+        axes.set(xlabel="reference runs M", ylabel=label, title=title, ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[-1].set_ylim(-0.03, 1.03)
+    panels[-1].legend(loc="best")
+    return figure
+
+
+def power_figure(power: pd.DataFrame) -> Figure:
+    """Share of planted runs that each test rejects, against the planted label noise."""
+    figure, axes = style.subplots(height=4.6)
+    tests = style.order(power["test"])
+    for i, test in enumerate(tests):
+        part = power[power["test"] == test].sort_values("planted")
+        # Side by side: intervals at one noise would lie on each other.
+        x = 100 * part["planted"] + 0.06 * (i - (len(tests) - 1) / 2)
+        spread = np.clip([part["power"] - part["low"], part["high"] - part["power"]], 0, None)
+        axes.errorbar(
+            x, part["power"], spread, color=style.colour(i), marker=style.marker(i),
+            capsize=3, linewidth=1.2, label=style.plain(test),
+        )  # fmt: skip
+    if len(power):
+        level = power["level"].iloc[0]
+        axes.axhline(level, color=style.REFERENCE, linestyle="--", label=f"level {level:g}")
+    axes.set(
+        xlabel="labels replaced in training, %",
+        ylabel="share of runs rejected",
+        ylim=(-0.03, 1.03),
+        title="Power against planted label noise, all tests at one level",
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def coverage_figure(coverage: pd.DataFrame) -> Figure:
+    """Coverage of the intervals of α̂ where the truth is known, and the bias of the estimate."""
+    figure, (left, right) = style.subplots(1, 2, height=4.4)
+    for i, ((interval, n), part) in enumerate(coverage.groupby(["interval", "n"], sort=False)):
+        part = part.sort_values("contamination")
+        spread = np.clip([part["coverage"] - part["low"], part["high"] - part["coverage"]], 0, None)
+        left.errorbar(
+            part["contamination"] + 0.003 * i, part["coverage"], spread, color=style.colour(i),
+            marker=style.marker(i), capsize=3, label=f"{interval}, n = {n}",
+        )  # fmt: skip
+    nominal = coverage["nominal"].iloc[0]
+    left.axhline(nominal, color=style.REFERENCE, linestyle="--", label=f"nominal {nominal:g}")
+    left.set(xlabel="contamination", ylabel="coverage", ylim=(0, 1.04), title="Coverage")
+    for i, (n, part) in enumerate(coverage.groupby("n")):
+        part = part.drop_duplicates("contamination")
+        right.plot(
+            part["true_alpha"], part["mean_alpha"], style.marker(i), color=style.colour(i),
+            label=f"n = {n}", markersize=7, linestyle="none",
+        )  # fmt: skip
+    top = max(coverage["true_alpha"].max(), coverage["mean_alpha"].max()) * 1.05
+    right.plot([0, top], [0, top], color=style.REFERENCE, linestyle="--", label="no bias")
+    right.set(xlabel="true α̂ of the law", ylabel="mean estimate", title="Bias")
+    left.legend(loc="lower right")
+    right.legend(loc="upper left")
+    return figure
+
+
+def trimmed_images_figure(dataset: Dataset, trimming: Mapping[str, Any]) -> Figure:
+    """Test images that trimmings remove most and keep most.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Whose test points were measured.
+    trimming : mapping
+        ``weights``, (k, n): the optimal trimming of each candidate.
+    """
+    weights = np.asarray(trimming["weights"])
+    if len(weights) == 0:
+        figure, axes = style.subplots(height=2.0)
+        style.say(axes, "The reference population has no candidates: nothing was trimmed.")
+        return figure
+    score = weights.mean(axis=0) * weights.shape[1]
+    ranked = np.argsort(score, kind="stable")
+    columns = 10
+    figure, grid = style.subplots(4, columns, height=5.6)
+    rows = (("trimmed most", ranked[: 2 * columns]), ("kept most", ranked[::-1][: 2 * columns]))
+    for half, (words, points) in enumerate(rows):
+        for axes, point in zip(grid[2 * half : 2 * half + 2].flat, points, strict=False):
+            _image(axes, dataset.test_images[point])
+            name = style.plain(dataset.classes[dataset.test_labels[point]])
+            axes.set_title(f"{name}\n{score[point]:.2f}", fontsize=8)
+        grid[2 * half][0].annotate(
+            words, (0.0, 1.0), xycoords="axes fraction", xytext=(-6, 0),
+            textcoords="offset points", rotation=90, ha="right", va="top", fontsize=10,
+        )  # fmt: skip
+    for axes in grid.flat:
+        axes.set_axis_off()
+    figure.suptitle(f"Mean weight of a test point over the trimmings of {len(weights)} candidates")
+    return figure
+
+
+def _image(axes: plt.Axes, image: NDArray[np.uint8]) -> None:
+    if image.shape[0] == 1:
+        axes.imshow(image[0], cmap="gray", vmin=0, vmax=255)
+    else:
+        axes.imshow(np.moveaxis(image, 0, -1))
