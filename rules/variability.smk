@@ -200,6 +200,7 @@ if options:
         "null": {
             "label": "4 · leave-one-out null and outliers",
             "inputs": {"null": table("null"), "alpha": table("alpha")},
+            "options": {"level": options.level},
         },
         "ensemble_size": {
             "label": "5 · how large must the ensemble be",
@@ -213,7 +214,9 @@ if options:
             "label": "8 · images trimmed most often",
             "inputs": {
                 "dataset": f"<results>/data/{study.populations[reference].dataset}.h5",
-                "trimming": f"<results>/variability/{reference}/trimming.h5",
+                "trimmings": collect(
+                    "<results>/variability/{population}/trimming.h5", population=measured
+                ),
             },
         },
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib
 
@@ -14,6 +15,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 # Okabe & Ito's colours, told apart in all common kinds of colour blindness; black stays free for
 # references. Yellow comes last: it is faint on white.
@@ -43,10 +46,20 @@ _STYLE: dict[str, Any] = {
 }
 
 
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Make a function draw in the project's style."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
 def subplots(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> Any:
-    """Figure and axes in the project's style; as :func:`matplotlib.pyplot.subplots`."""
-    with plt.rc_context(_STYLE):
-        return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
+    """Figure of full width and its axes; as :func:`matplotlib.pyplot.subplots`."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
 
 
 def colour(i: int) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from model_metrology.plots import style
 
 
+@style.styled
 def training_figure(history: pd.DataFrame) -> Figure:
     """Loss and accuracy against the epoch, one colour a population, one line a run.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -52,6 +51,7 @@ def _terms(alpha: pd.DataFrame) -> str:
     )
 
 
+@style.styled
 def ecdf_figure(
     reference: Outputs,
     alpha: pd.DataFrame,
@@ -81,7 +81,7 @@ def ecdf_figure(
         for outputs in populations
         for run, gap in zip(outputs.runs, logit_gap(outputs.logits), strict=True)
     }
-    measured = _against_reference(alpha).sort_values("statistic")
+    measured = _against_reference(alpha).sort_values(["alpha", "statistic"])
     low, high = np.quantile(np.concatenate(list(gaps.values())), [0.0005, 0.9995])
     grid = np.linspace(low, high, _GRID)
     figure, (top, bottom) = style.subplots(2, 1, height=6.6, sharex=True)
@@ -126,12 +126,13 @@ def ecdf_figure(
         ylabel="difference from the\nreference law",
         xlim=(low, high),
     )
-    top.legend(loc="upper left")
+    top.legend(loc="lower right")
     handles, labels = bottom.get_legend_handles_labels()
     bottom.legend(handles[-2:], labels[-2:], loc="best")
     return figure
 
 
+@style.styled
 def metrics_figure(
     alpha: pd.DataFrame, metrics: pd.DataFrame, correlations: pd.DataFrame
 ) -> Figure:
@@ -183,6 +184,7 @@ def _correlation(correlations: pd.DataFrame, scope: str, metric: str) -> str:
     return f"Spearman {value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
+@style.styled
 def comparison_figure(
     alpha: pd.DataFrame, *, title: str, populations: Sequence[str], against: str
 ) -> Figure:
@@ -239,6 +241,7 @@ def _boxes(axes: Axes, groups: Sequence[pd.Series], labels: Sequence[str]) -> No
     axes.set_ylim(bottom=-0.01)
 
 
+@style.styled
 def null_figure(null: pd.DataFrame, alpha: pd.DataFrame, *, level: float = 0.05) -> Figure:
     """The leave-one-out null of α̂ and of the KS distance, and where the candidates lie."""
     usual = null[null["scope"] == "pooled"]
@@ -280,6 +283,7 @@ def null_figure(null: pd.DataFrame, alpha: pd.DataFrame, *, level: float = 0.05)
     return figure
 
 
+@style.styled
 def ensemble_size_figure(ensemble_size: pd.DataFrame) -> Figure:
     """α̂, KS distance and acceptance of held-out runs against the number of reference runs."""
     figure, panels = style.subplots(1, 3, height=4.0)
@@ -308,10 +312,11 @@ def ensemble_size_figure(ensemble_size: pd.DataFrame) -> Figure:
         axes.set(xlabel="reference runs M", ylabel=label, title=title, ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_ylim(-0.03, 1.03)
-    panels[-1].legend(loc="best")
+    style.legend_below(figure, panels[-1])
     return figure
 
 
+@style.styled
 def power_figure(power: pd.DataFrame) -> Figure:
     """Share of planted runs that each test rejects, against the planted label noise."""
     figure, axes = style.subplots(height=4.6)
@@ -338,6 +343,7 @@ def power_figure(power: pd.DataFrame) -> Figure:
     return figure
 
 
+@style.styled
 def coverage_figure(coverage: pd.DataFrame) -> Figure:
     """Coverage of the intervals of α̂ where the truth is known, and the bias of the estimate."""
     figure, (left, right) = style.subplots(1, 2, height=4.4)
@@ -365,27 +371,28 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     return figure
 
 
-def trimmed_images_figure(dataset: Dataset, trimming: Mapping[str, Any]) -> Figure:
+@style.styled
+def trimmed_images_figure(dataset: Dataset, trimmings: Sequence[Mapping[str, Any]]) -> Figure:
     """Test images that trimmings remove most and keep most.
 
     Parameters
     ----------
     dataset : Dataset
         Whose test points were measured.
-    trimming : mapping
-        ``weights``, (k, n): the optimal trimming of each candidate.
+    trimmings : sequence of mapping
+        ``weights``, (k, n), of each population: the optimal trimming of each candidate.
     """
-    weights = np.asarray(trimming["weights"])
+    weights = np.concatenate([np.asarray(trimming["weights"]) for trimming in trimmings])
     if len(weights) == 0:
         figure, axes = style.subplots(height=2.0)
-        style.say(axes, "The reference population has no candidates: nothing was trimmed.")
+        style.say(axes, "There are no candidates: nothing was trimmed.")
         return figure
     score = weights.mean(axis=0) * weights.shape[1]
     ranked = np.argsort(score, kind="stable")
     columns = 10
     figure, grid = style.subplots(4, columns, height=5.6)
-    rows = (("trimmed most", ranked[: 2 * columns]), ("kept most", ranked[::-1][: 2 * columns]))
-    for half, (words, points) in enumerate(rows):
+    halves = (("trimmed most", ranked[: 2 * columns]), ("kept most", ranked[::-1][: 2 * columns]))
+    for half, (words, points) in enumerate(halves):
         for axes, point in zip(grid[2 * half : 2 * half + 2].flat, points, strict=False):
             _image(axes, dataset.test_images[point])
             name = style.plain(dataset.classes[dataset.test_labels[point]])
@@ -396,11 +403,13 @@ def trimmed_images_figure(dataset: Dataset, trimming: Mapping[str, Any]) -> Figu
         )  # fmt: skip
     for axes in grid.flat:
         axes.set_axis_off()
-    figure.suptitle(f"Mean weight of a test point over the trimmings of {len(weights)} candidates")
+    figure.suptitle(
+        f"Mean weight n·w of test points over the trimmings of {len(weights)} candidates"
+    )
     return figure
 
 
-def _image(axes: plt.Axes, image: NDArray[np.uint8]) -> None:
+def _image(axes: Axes, image: NDArray[np.uint8]) -> None:
     if image.shape[0] == 1:
         axes.imshow(image[0], cmap="gray", vmin=0, vmax=255)
     else:

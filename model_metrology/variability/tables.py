@@ -104,6 +104,7 @@ def metrics_table(outputs: Outputs, reference: Outputs) -> pd.DataFrame:
 def alpha_table(
     outputs: Outputs,
     reference: Outputs,
+    null: pd.DataFrame,
     *,
     law: Law = "pooled",
     tolerance: Tolerance = "ks",
@@ -119,6 +120,8 @@ def alpha_table(
         Of the population; its runs that are reference runs themselves are passed over.
     reference
         Of the reference runs.
+    null
+        Of the same reference runs, from :func:`null_table`.
     law, tolerance, level
         As in :func:`~model_metrology.variability.bootstrap_alpha`; intervals cover 1 − level.
     bootstraps
@@ -130,9 +133,10 @@ def alpha_table(
     -------
     table : DataFrame
         One row a candidate and scope: ``pooled``, each class, and ``maximum`` over the classes.
-        `p_value` and `p_value_ks` are those of α̂ and of the untrimmed distance among the
-        candidate and the reference runs, each held against all others; `p_holm` is `p_value_ks`
-        after Holm's correction over the classes. Interval and bound are of the pooled gaps.
+        `p_value` and `p_value_ks` are outlier p-values of α̂ and of the untrimmed distance in the
+        leave-one-out null (a candidate faces M runs where the null's face M − 1, which makes
+        them conservative by a hair); `p_holm` is `p_value_ks` after Holm's correction over the
+        classes. Interval and bound are of the pooled gaps.
     weights : ndarray, shape (k, n)
         Optimal trimming of each candidate's pooled gaps, in the order of the candidates.
     """
@@ -160,13 +164,14 @@ def alpha_table(
             # The reference runs share their test points, so n of the points are independent.
             reference_size=gaps.shape[1],
         )
-        extra = _p_values(gaps[i], reference_gaps, outputs, law, tolerance, level)
-        extra["pooled"] |= {
-            "alpha_low": interval.lower,
-            "alpha_high": interval.upper,
-            "alpha_bound": bound,
+        extra: dict[str, dict[str, float]] = {
+            "pooled": {
+                "alpha_low": interval.lower,
+                "alpha_high": interval.upper,
+                "alpha_bound": bound,
+            }
         }
-        rows += _rows(int(outputs.runs[i]), outputs, scopes, extra)
+        rows += _with_p_values(_rows(int(outputs.runs[i]), outputs, scopes, extra), outputs, null)
         weights.append(pooled.weights)
     table = _labelled(rows, outputs, "reference", len(reference.runs), law, tolerance)
     return table, np.array(weights).reshape(len(weights), gaps.shape[1])
@@ -196,21 +201,35 @@ def own_alpha_table(
 def null_table(
     reference: Outputs, *, law: Law = "pooled", tolerance: Tolerance = "ks", level: float = 0.05
 ) -> pd.DataFrame:
-    """Leave-one-out null over the reference runs: columns run, scope, alpha, statistic."""
+    """Leave-one-out null over the reference runs, by scope.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, scope (``pooled``, each class, ``maximum`` over the classes), alpha,
+        statistic.
+    """
     gaps = logit_gap(reference.logits)
-    parts = []
-    for scope, labels in (("pooled", None), ("maximum", reference.labels)):
-        left_out = leave_one_out(gaps, labels=labels, law=law, tolerance=tolerance, level=level)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "run": reference.runs,
-                    "scope": scope,
-                    "alpha": left_out.alpha,
-                    "statistic": left_out.statistic,
-                }
-            )
+    left_out = {
+        scope: leave_one_out(gaps[:, points], law=law, tolerance=tolerance, level=level)
+        for scope, points in _points(reference).items()
+    }
+    of_classes = [left_out[name] for name in reference.classes]
+    left_out["maximum"] = LeaveOneOut(
+        np.max([part.alpha for part in of_classes], axis=0),
+        np.max([part.statistic for part in of_classes], axis=0),
+    )
+    parts = [
+        pd.DataFrame(
+            {
+                "run": reference.runs,
+                "scope": scope,
+                "alpha": part.alpha,
+                "statistic": part.statistic,
+            }
         )
+        for scope, part in left_out.items()
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -233,31 +252,19 @@ def _points(outputs: Outputs) -> dict[str, NDArray[np.int64]]:
     return {"pooled": everything} | classes
 
 
-def _p_values(
-    gap: Array, runs: Array, outputs: Outputs, law: Law, tolerance: Tolerance, level: float
-) -> dict[str, dict[str, float]]:
-    """p-values of one candidate by scope, exact under exchangeability with the reference runs."""
-    stacked = np.vstack([gap, runs])
-    null = {
-        scope: leave_one_out(stacked[:, points], law=law, tolerance=tolerance, level=level)
-        for scope, points in _points(outputs).items()
-    }
-    of_classes = [part for scope, part in null.items() if scope != "pooled"]
-    null["maximum"] = LeaveOneOut(
-        np.max([part.alpha for part in of_classes], axis=0),
-        np.max([part.statistic for part in of_classes], axis=0),
-    )
-    p_values = {
-        scope: {
-            "p_value": outlier_p_value(part.alpha[0], part.alpha[1:]),
-            "p_value_ks": outlier_p_value(part.statistic[0], part.statistic[1:]),
-        }
-        for scope, part in null.items()
-    }
-    adjusted = holm([p_values[name]["p_value_ks"] for name in outputs.classes])
+def _with_p_values(
+    rows: list[dict[str, Any]], outputs: Outputs, null: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Add to the rows of one run their p-values in the null of their scope."""
+    by_scope = {row["scope"]: row for row in rows}
+    for scope, usual in null.groupby("scope"):
+        row = by_scope[str(scope)]
+        row["p_value"] = outlier_p_value(row["alpha"], usual["alpha"])
+        row["p_value_ks"] = outlier_p_value(row["statistic"], usual["statistic"])
+    adjusted = holm([by_scope[name]["p_value_ks"] for name in outputs.classes])
     for name, value in zip(outputs.classes, adjusted, strict=True):
-        p_values[name]["p_holm"] = float(value)
-    return p_values
+        by_scope[name]["p_holm"] = float(value)
+    return rows
 
 
 def _rows(
@@ -266,7 +273,7 @@ def _rows(
     scopes: Mapping[str, AlphaHat],
     extra: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """Rows of one run: pooled, each class, and the class with the largest α̂ once more."""
+    """Rows of one run: pooled, each class, and the largest over the classes."""
     sizes = {scope: len(points) for scope, points in _points(outputs).items()}
     rows = [
         {
@@ -283,8 +290,8 @@ def _rows(
         for scope, result in scopes.items()
     ]
     top = max(rows[1:], key=lambda row: (row["alpha"], row["statistic"]))
-    rows.append(top | {"scope": "maximum", **extra.get("maximum", {})})
-    return rows
+    largest = max(row["statistic"] for row in rows[1:])
+    return [*rows, top | {"scope": "maximum", "statistic": largest}]
 
 
 def _labelled(
@@ -455,7 +462,7 @@ def power_table(
 
 def coverage_table(
     *,
-    contaminations: Sequence[float] = (0.05, 0.1, 0.2, 0.3),
+    contaminations: Sequence[float] = (0.05, 0.1, 0.3),
     points: Sequence[int] = (500, 2000),
     reference_runs: int = 20,
     tolerance: float = 0.05,

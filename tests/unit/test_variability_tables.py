@@ -30,8 +30,13 @@ def reference(base):
 
 
 @pytest.fixture(scope="module")
-def measured(base, reference):
-    return tables.alpha_table(base, reference, bootstraps=20, rng=np.random.default_rng(0))
+def null(reference):
+    return tables.null_table(reference)
+
+
+@pytest.fixture(scope="module")
+def measured(base, reference, null):
+    return tables.alpha_table(base, reference, null, bootstraps=20, rng=np.random.default_rng(0))
 
 
 def test_reference_runs_are_no_candidates(measured):
@@ -58,30 +63,40 @@ def test_distance_is_that_of_scipy(base, reference, measured):
         assert part["statistic"].item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_exchangeable_candidates_are_no_outliers_and_a_shifted_run_is(reference, measured):
+def test_exchangeable_candidates_are_no_outliers_and_a_shifted_run_is(reference, null, measured):
     # Under exchangeability p <= 1/21 has probability 1/21 a candidate; the seeds are fixed.
     usual = measured[0][measured[0]["scope"] == "pooled"]
     assert (usual["p_value_ks"] > 0.05).all()
     shifted = make_outputs("shifted", 2, shift=1.0, seed=5)
-    table, _ = tables.alpha_table(shifted, reference, bootstraps=20, rng=np.random.default_rng(0))
+    kwargs = {"bootstraps": 20, "rng": np.random.default_rng(0)}
+    table, _ = tables.alpha_table(shifted, reference, null, **kwargs)
     pooled = table[table["scope"] == "pooled"]
     assert pooled["p_value_ks"].to_numpy() == pytest.approx(1 / 21)
     assert (pooled["alpha"] > 0.1).all()
     assert (pooled["alpha_bound"] <= pooled["alpha"]).all()
 
 
-def test_labels_exchanged_between_classes_show_in_the_classes_alone(reference):
+def test_labels_exchanged_between_classes_show_in_the_classes_alone(reference, null):
     honest = make_outputs("swapped", 1, seed=8)
     logits = honest.logits.copy()
     cats, dogs = np.flatnonzero(honest.labels == 0)[:60], np.flatnonzero(honest.labels == 1)[:60]
     logits[0, cats], logits[0, dogs] = honest.logits[0, dogs], honest.logits[0, cats]
     swapped = Outputs("swapped", honest.runs, logits, honest.labels, honest.classes)
     kwargs = {"bootstraps": 20, "rng": np.random.default_rng(0)}
-    before = tables.alpha_table(honest, reference, **kwargs)[0].set_index("scope")
-    after = tables.alpha_table(swapped, reference, **kwargs)[0].set_index("scope")
+    before = tables.alpha_table(honest, reference, null, **kwargs)[0].set_index("scope")
+    after = tables.alpha_table(swapped, reference, null, **kwargs)[0].set_index("scope")
     assert after.loc["pooled", "alpha"] == before.loc["pooled", "alpha"]
     assert after.loc["maximum", "alpha"] > before.loc["maximum", "alpha"] + 0.1
     assert after.loc["maximum", "p_value"] == pytest.approx(1 / 21)
+
+
+def test_p_value_counts_the_null(reference, null, measured):
+    table = measured[0]
+    for scope in ("pooled", "cat", "maximum"):
+        usual = null.loc[null["scope"] == scope, "alpha"].to_numpy()
+        assert len(usual) == 20
+        for row in table[table["scope"] == scope].itertuples():
+            assert row.p_value == pytest.approx((1 + (usual >= row.alpha).sum()) / 21)
 
 
 def test_own_table_holds_each_run_against_the_others():
