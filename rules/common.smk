@@ -13,7 +13,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from model_metrology.digests import code_digest
 from model_metrology.study import StudyError, load_study
 
-_config_files = [str(path) for path in workflow.config_settings.configfiles] or ["config.yaml"]
+_config_files = [str(path) for path in workflow.config_settings.configfiles] or [
+    "config.yaml"
+]
 try:
     study = load_study(config, source=", ".join(map(os.path.relpath, _config_files)))
 except StudyError as error:

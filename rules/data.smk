@@ -13,15 +13,15 @@ rule dataset:
         "<logs>/data/{dataset}.log",
     benchmark:
         "<benchmarks>/data/{dataset}.tsv"
-    params:
-        options=dataset_options,
-        data=study.data.model_dump(),
-        code=code_digest("model_metrology.data"),
+    conda:
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../envs/data.yaml"
+    params:
+        options=dataset_options,
+        data=study.data.model_dump(),
+        code=code_digest("model_metrology.data"),
     script:
         "../scripts/dataset.py"

@@ -30,18 +30,18 @@ rule features:
         "<logs>/features/{population}.log",
     benchmark:
         "<benchmarks>/features/{population}.tsv"
-    params:
-        architecture=lambda w: study.populations[w.population].architecture.model_dump(),
-        data=study.data.model_dump(),
-        device=study.device,
-        code=code_digest("model_metrology.models", "model_metrology.training"),
+    conda:
+        "../envs/training.yaml"
     threads: 2
     resources:
         mem_mb=4000,
         runtime=120,
         gpu=GPUS,
-    conda:
-        "../envs/training.yaml"
+    params:
+        architecture=lambda w: study.populations[w.population].architecture.model_dump(),
+        data=study.data.model_dump(),
+        device=study.device,
+        code=code_digest("model_metrology.models", "model_metrology.training"),
     script:
         "../scripts/features.py"
 
@@ -55,6 +55,13 @@ rule train:
         "<logs>/training/{population}/{block}.log",
     benchmark:
         "<benchmarks>/training/{population}/{block}.tsv"
+    conda:
+        "../envs/training.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=720,
+        gpu=GPUS,
     params:
         population=population_spec,
         seed=study.seed,
@@ -62,13 +69,6 @@ rule train:
         # Not an output: Snakemake deletes outputs of failed jobs, a checkpoint must outlive them.
         checkpoint="<results>/checkpoints/{population}/{block}.h5",
         code=code_digest("model_metrology.training"),
-    threads: 1
-    resources:
-        mem_mb=3000,
-        runtime=720,
-        gpu=GPUS,
-    conda:
-        "../envs/training.yaml"
     script:
         "../scripts/train.py"
 
@@ -86,15 +86,15 @@ rule collect_outputs:
         "<logs>/outputs/{population}.log",
     benchmark:
         "<benchmarks>/outputs/{population}.tsv"
-    params:
-        max_excluded=study.max_excluded,
-        code=code_digest("model_metrology.store"),
+    conda:
+        "../envs/measure.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    conda:
-        "../envs/measure.yaml"
+    params:
+        max_excluded=study.max_excluded,
+        code=code_digest("model_metrology.store"),
     script:
         "../scripts/collect_outputs.py"
 
@@ -116,15 +116,15 @@ rule figure_training:
         "<logs>/figures/training.log",
     benchmark:
         "<benchmarks>/figures/training.tsv"
-    params:
-        figure="model_metrology.plots.training.training_figure",
-        code=code_digest("model_metrology.plots.training"),
+    conda:
+        "../envs/figures.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=20,
-    conda:
-        "../envs/figures.yaml"
+    params:
+        figure="model_metrology.plots.training.training_figure",
+        code=code_digest("model_metrology.plots.training"),
     script:
         "../scripts/figure.py"
 

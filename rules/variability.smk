@@ -29,15 +29,15 @@ if options:
             "<logs>/variability/null.log",
         benchmark:
             "<benchmarks>/variability/null.tsv"
-        params:
-            how=options.how(),
-            code=code_digest("model_metrology.variability.tables"),
+        conda:
+            "../envs/measure.yaml"
         threads: 1
         resources:
             mem_mb=4000,
             runtime=60,
-        conda:
-            "../envs/measure.yaml"
+        params:
+            how=options.how(),
+            code=code_digest("model_metrology.variability.tables"),
         script:
             "../scripts/leave_one_out.py"
 
@@ -55,27 +55,33 @@ if options:
             "<logs>/variability/{population}.log",
         benchmark:
             "<benchmarks>/variability/{population}.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
         params:
             how=options.how(),
             own_runs=lambda w: own_runs if w.population in own else 0,
             bootstraps=options.bootstraps,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
-        threads: 1
-        resources:
-            mem_mb=4000,
-            runtime=120,
-        conda:
-            "../envs/measure.yaml"
         script:
             "../scripts/measure.py"
 
     rule summarise:
         # One table of everything, rank correlations, and the claims with their counts.
         input:
-            alpha=collect("<results>/variability/{population}/alpha.csv", population=measured),
-            metrics=collect("<results>/variability/{population}/metrics.csv", population=measured),
-            excluded=collect("<results>/outputs/{population}.excluded.csv", population=measured),
+            alpha=collect(
+                "<results>/variability/{population}/alpha.csv", population=measured
+            ),
+            metrics=collect(
+                "<results>/variability/{population}/metrics.csv", population=measured
+            ),
+            excluded=collect(
+                "<results>/outputs/{population}.excluded.csv", population=measured
+            ),
         output:
             alpha="<results>/variability/alpha.csv",
             metrics="<results>/variability/metrics.csv",
@@ -92,18 +98,18 @@ if options:
             "<logs>/variability/summary.log",
         benchmark:
             "<benchmarks>/variability/summary.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
         params:
             reference=reference,
             sources=own,
             level=options.level,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
-        threads: 1
-        resources:
-            mem_mb=2000,
-            runtime=30,
-        conda:
-            "../envs/measure.yaml"
         script:
             "../scripts/summarise.py"
 
@@ -117,18 +123,18 @@ if options:
             "<logs>/variability/ensemble_size.log",
         benchmark:
             "<benchmarks>/variability/ensemble_size.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
         params:
             how=options.how(),
             trim=options.trim,
             bootstraps=options.bootstraps,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
-        threads: 1
-        resources:
-            mem_mb=4000,
-            runtime=120,
-        conda:
-            "../envs/measure.yaml"
         script:
             "../scripts/ensemble_size.py"
 
@@ -136,24 +142,28 @@ if options:
         # Which test sees a planted difference first, all tests held at the same level?
         input:
             reference=f"<results>/outputs/{reference}.h5",
-            planted=collect("<results>/outputs/{population}.h5", population=options.planted),
+            planted=collect(
+                "<results>/outputs/{population}.h5", population=options.planted
+            ),
         output:
             "<results>/variability/power.csv",
         log:
             "<logs>/variability/power.log",
         benchmark:
             "<benchmarks>/variability/power.tsv"
-        params:
-            how=options.how(),
-            label_noise=[study.populations[name].label_noise for name in options.planted],
-            seed=study.seed,
-            code=code_digest("model_metrology.variability.tables"),
+        conda:
+            "../envs/measure.yaml"
         threads: 1
         resources:
             mem_mb=4000,
             runtime=120,
-        conda:
-            "../envs/measure.yaml"
+        params:
+            how=options.how(),
+            label_noise=[
+                study.populations[name].label_noise for name in options.planted
+            ],
+            seed=study.seed,
+            code=code_digest("model_metrology.variability.tables"),
         script:
             "../scripts/power.py"
 
@@ -165,6 +175,12 @@ if options:
             "<logs>/variability/coverage.log",
         benchmark:
             "<benchmarks>/variability/coverage.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=120,
         params:
             simulations=options.simulations,
             bootstraps=options.bootstraps,
@@ -172,12 +188,6 @@ if options:
             level=options.level,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
-        threads: 1
-        resources:
-            mem_mb=2000,
-            runtime=120,
-        conda:
-            "../envs/measure.yaml"
         script:
             "../scripts/coverage.py"
 
@@ -189,13 +199,20 @@ if options:
             "inputs": {
                 "reference": f"<results>/outputs/{reference}.h5",
                 "alpha": table("alpha"),
-                "populations": collect("<results>/outputs/{population}.h5", population=measured),
+                "populations": collect(
+                    "<results>/outputs/{population}.h5", population=measured
+                ),
             },
-            "options": {"reference_size": options.reference.size, "law": options.reference.law},
+            "options": {
+                "reference_size": options.reference.size,
+                "law": options.reference.law,
+            },
         },
         "metrics": {
             "label": "2 · alpha-hat against accuracy, churn and calibration",
-            "inputs": {name: table(name) for name in ("alpha", "metrics", "correlations")},
+            "inputs": {
+                name: table(name) for name in ("alpha", "metrics", "correlations")
+            },
         },
         "null": {
             "label": "4 · leave-one-out null and outliers",
@@ -215,7 +232,8 @@ if options:
             "inputs": {
                 "dataset": f"<results>/data/{study.populations[reference].dataset}.h5",
                 "trimmings": collect(
-                    "<results>/variability/{population}/trimming.h5", population=measured
+                    "<results>/variability/{population}/trimming.h5",
+                    population=measured,
                 ),
             },
         },
@@ -232,7 +250,6 @@ if options:
             "options": comparison.model_dump(),
             "figure": "comparison",
         }
-
     for key, figure in figures.items():
 
         rule:
@@ -252,20 +269,24 @@ if options:
                 f"<logs>/figures/variability/{key}.log",
             benchmark:
                 f"<benchmarks>/figures/variability/{key}.tsv"
-            params:
-                figure=f"model_metrology.plots.variability.{figure.get('figure', key)}_figure",
-                options=figure.get("options", {}),
-                code=code_digest("model_metrology.plots.variability"),
+            conda:
+                "../envs/figures.yaml"
             threads: 1
             resources:
                 mem_mb=3000,
                 runtime=20,
-            conda:
-                "../envs/figures.yaml"
+            params:
+                figure=f"model_metrology.plots.variability.{figure.get('figure', key)}_figure",
+                options=figure.get("options", {}),
+                code=code_digest("model_metrology.plots.variability"),
             script:
                 "../scripts/figure.py"
 
     variability_results = [
         *rules.summarise.output,
-        *(f"<results>/figures/variability/{key}.{kind}" for key in figures for kind in ("png", "pdf")),
+        *(
+            f"<results>/figures/variability/{key}.{kind}"
+            for key in figures
+            for kind in ("png", "pdf")
+        ),
     ]
