@@ -6,8 +6,10 @@ from pathlib import Path
 # Scripts and this file find the library in the checkout, installed or not; jobs that start
 # another interpreter (conda environments, cluster nodes) get it from the environment.
 sys.path.insert(0, workflow.basedir)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(
+        filter(None, [workflow.basedir, os.getenv("PYTHONPATH")])
+    )
 )
 
 from model_metrology.digests import code_digest
@@ -36,3 +38,27 @@ def run_files(population):
     """Files with the trained runs of a population, in the order of the runs."""
     blocks = study.populations[population].blocks()
     return [f"<results>/training/{population}/{block}/runs.h5" for block in blocks]
+
+
+def dataset_options(wildcards):
+    options = study.datasets[wildcards.dataset]
+    return options.model_dump() | {"seed": study.seed}
+
+
+def population_spec(wildcards):
+    # What a run depends on, and no more: neither a run's siblings nor how runs share jobs
+    # may make it look out of date.
+    population = study.populations[wildcards.population]
+    return population.model_dump(mode="json", exclude={"size", "runs_per_job"})
+
+
+def training_inputs(wildcards):
+    population = study.populations[wildcards.population]
+    files = {"dataset": f"<results>/data/{population.dataset}.h5"}
+    if population.recipe.trainable == "head":
+        files["features"] = f"<results>/features/{wildcards.population}.h5"
+    return files
+
+
+def dataset_file(wildcards):
+    return f"<results>/data/{study.populations[wildcards.population].dataset}.h5"

@@ -1,11 +1,6 @@
 # Raw data, from the first source that has them, to one HDF5 file a dataset.
 
 
-def dataset_options(wildcards):
-    options = study.datasets[wildcards.dataset]
-    return options.model_dump() | {"seed": study.seed}
-
-
 rule dataset:
     output:
         "<results>/data/{dataset}.h5",

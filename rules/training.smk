@@ -1,25 +1,6 @@
 # Populations of runs: one job trains a block of `runs_per_job` runs of one population.
 
 
-def population_spec(wildcards):
-    # What a run depends on, and no more: neither a run's siblings nor how runs share jobs
-    # may make it look out of date.
-    population = study.populations[wildcards.population]
-    return population.model_dump(mode="json", exclude={"size", "runs_per_job"})
-
-
-def training_inputs(wildcards):
-    population = study.populations[wildcards.population]
-    files = {"dataset": f"<results>/data/{population.dataset}.h5"}
-    if population.recipe.trainable == "head":
-        files["features"] = f"<results>/features/{wildcards.population}.h5"
-    return files
-
-
-def dataset_file(wildcards):
-    return f"<results>/data/{study.populations[wildcards.population].dataset}.h5"
-
-
 rule features:
     # The frozen part of a pretrained network, applied once for all runs that train its head.
     input:
