@@ -593,10 +593,9 @@ def claims_table(
 ) -> pd.DataFrame:
     """What was claimed of α̂, counted over the candidates.
 
-    Large α̂: the candidate's outlier p-value is at most the level, which at least 1/level − 1
-    reference runs can reach. A large metric:
-    accuracy below, or churn or calibration error above, all but a share `level` of the reference
-    runs' own values.
+    *Large* means the same for α̂ and for the metrics: the candidate's outlier p-value among the
+    reference runs' own values is at most the level (which at least 1/level − 1 reference runs
+    can reach). Large is low for accuracy, high for churn and calibration error.
 
     Parameters
     ----------
@@ -622,8 +621,9 @@ def claims_table(
     large_metric = np.zeros(len(joined), dtype=bool)
     for metric in COMPARED:
         sign = -1.0 if metric == "accuracy" else 1.0
-        bar = np.quantile(sign * own[metric], 1.0 - level)
-        large_metric |= (sign * joined[metric]).to_numpy() > bar
+        usual = sign * own[metric].to_numpy()
+        p_values = [outlier_p_value(sign * value, usual) for value in joined[metric]]
+        large_metric |= np.array(p_values) <= level
     large = (joined["p_value"] <= level).to_numpy()
     rows = [
         _count(
