@@ -19,9 +19,9 @@ include: "rules/common.smk"
 
 
 pathvars:
-    results=f"results/{study.name}",
-    logs=f"results/{study.name}/logs",
-    benchmarks=f"results/{study.name}/benchmarks",
+    results=RESULTS,
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/benchmarks",
 
 
 report: "report/front.rst"
@@ -32,8 +32,14 @@ include: "rules/training.smk"
 include: "rules/variability.smk"
 
 
+targets = [*training_figures, *(variability_results if study.variability else [])]
+
+
 rule all:
     default_target: True
     input:
-        training_figures,
-        variability_results if study.variability else [],
+        targets,
+
+
+onsuccess:
+    write_report(targets)

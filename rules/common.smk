@@ -1,5 +1,7 @@
 # The study, checked, and what several stages share.
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +34,44 @@ wildcard_constraints:
     dataset=r"[^/]+",
     population=r"[^/]+",
     block=r"\d+(-\d+)?",
+
+
+RESULTS = f"results/{study.name}"
+
+
+def write_report(targets):
+    """Write the report of a finished study to its results, and to report.html as the latest.
+
+    A run of some targets alone leaves the report as it is.
+    """
+    if not all(
+        Path(str(target).replace("<results>", RESULTS)).exists() for target in targets
+    ):
+        return
+    page, latest = f"{RESULTS}/report.html", "report.html"
+    files = [str(path) for path in workflow.config_settings.configfiles]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--report",
+        page,
+        "--nolock",
+        "--quiet",
+        "all",
+    ]
+    command += ["--snakefile", workflow.main_snakefile]
+    # The same study again: what was set on the command line is part of it.
+    command += ["--configfile", *files] if files else []
+    settings = workflow.config_settings.config
+    command += (
+        ["--config", *(f"{key}={value}" for key, value in settings.items())]
+        if settings
+        else []
+    )
+    subprocess.run(command, check=True)
+    shutil.copyfile(page, latest)
+    print(f"The report is in {page} and, as the latest, in {latest}", file=sys.stderr)
 
 
 def run_files(population):
