@@ -72,9 +72,15 @@ def marker(i: int) -> str:
     return MARKERS[i % len(MARKERS)]
 
 
+def line(i: int) -> str:
+    """Line style number `i`: dashed where the colours come round again."""
+    return ("-", "--", ":")[i // len(COLOURS) % 3]
+
+
 def plain(text: object) -> str:
-    """Text as it stands: matplotlib would take dollar signs for mathematics."""
-    return str(text).replace("\\", "\\\\").replace("$", r"\$")
+    """Text as it stands: matplotlib reads dollar signs as mathematics, and hides `_` labels."""
+    text = str(text).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def say(axes: Axes, text: str) -> None:

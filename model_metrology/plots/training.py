@@ -28,6 +28,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
                 table.index,
                 table.mean(axis=1),
                 color=style.colour(i),
+                linestyle=style.line(i),
                 marker=style.marker(i),
                 markersize=5,
                 label=style.plain(name),

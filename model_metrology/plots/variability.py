@@ -94,11 +94,11 @@ def ecdf_figure(
                 (measured.iloc[-1], style.colour(1), "most"),
             )
         }
-    candidates = {(row.population, row.run) for row in measured.itertuples()}
+    candidates = [(row.population, row.run) for row in measured.itertuples()]
     for axes, shift in ((top, 0.0), (bottom, base(grid))):
         for gap in runs_gaps:
             axes.plot(grid, empirical_cdf(gap)(grid) - shift, color="#bbbbbb", linewidth=0.6)
-        for key in candidates - set(marked):
+        for key in (key for key in candidates if key not in marked):
             values = empirical_cdf(gaps[key])(grid) - shift
             axes.plot(grid, values, color=style.colour(4), linewidth=0.5, alpha=0.6)
         for key, (colour, word, row) in marked.items():
@@ -247,7 +247,9 @@ def null_figure(null: pd.DataFrame, alpha: pd.DataFrame, *, level: float = 0.05)
     usual = null[null["scope"] == "pooled"]
     measured = _against_reference(alpha)
     names = style.order(measured["population"])
-    figure, panels = style.subplots(1, 2, height=max(3.6, 1.8 + 0.42 * len(names)), sharey=True)
+    figure, panels = style.subplots(
+        1, 2, height=min(max(3.6, 1.8 + 0.42 * len(names)), 7.0), sharey=True
+    )
     columns = (("alpha", "p_value", "α̂"), ("statistic", "p_value_ks", "KS distance (untrimmed)"))
     for axes, (column, p_value, label) in zip(panels, columns, strict=True):
         axes.plot(

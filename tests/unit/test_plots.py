@@ -1,0 +1,211 @@
+"""Figures draw what the tables say, in words where there is nothing, and the same bytes twice."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from model_metrology.data.datasets import Dataset
+from model_metrology.plots import style, variability
+from model_metrology.plots.tables import summary_page
+from model_metrology.plots.training import training_figure
+from model_metrology.variability import tables
+
+from .test_variability_tables import make_outputs
+
+# Names that would be mathematics, markup, or nothing that a font has to fear.
+BASE, OTHER = "a_b$c$", "<script>x</script>"
+
+
+@pytest.fixture(scope="module")
+def study():
+    base = make_outputs(BASE, 26)
+    other = make_outputs(OTHER, 5, shift=1.0, seed=3)
+    reference, held_out = base.split(20)
+    null = tables.null_table(reference)
+    rng = np.random.default_rng(0)
+    alpha, metrics, weights = [], [], []
+    for outputs in (base, other):
+        table, weight = tables.alpha_table(outputs, reference, null, bootstraps=20, rng=rng)
+        alpha += [table, tables.own_alpha_table(outputs.split(5)[0])]
+        metrics.append(tables.metrics_table(outputs, reference))
+        weights.append({"weights": weight})
+    alpha, metrics = pd.concat(alpha, ignore_index=True), pd.concat(metrics, ignore_index=True)
+    return {
+        "outputs": [base, other],
+        "null": null,
+        "alpha": alpha,
+        "metrics": metrics,
+        "trimmings": weights,
+        "correlations": tables.correlations_table(alpha, metrics, rng=rng),
+        "claims": tables.claims_table(alpha, metrics, reference=BASE, sources=[BASE, OTHER]),
+        "ensemble_size": tables.ensemble_size_table(
+            held_out, reference, trim=0.05, replicates=5, rng=rng
+        ),
+        "power": tables.power_table(reference, [(0.0, held_out), (0.1, other)]),
+        "coverage": tables.coverage_table(
+            contaminations=[0.1, 0.3], points=[200], reference_runs=3, simulations=10,
+            bootstraps=10, rng=rng,
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def history():
+    rows = [
+        {"population": name, "run": run, "epoch": epoch, "loss": 1 / epoch, "accuracy": 0.5}
+        for name in (BASE, OTHER)
+        for run in range(2)
+        for epoch in range(1, 5)
+    ]
+    rows[-1]["loss"] = np.nan
+    return pd.DataFrame(rows)
+
+
+def draw(study, name):
+    make = {
+        "ecdf": lambda: variability.ecdf_figure(
+            study["outputs"][0], study["alpha"], study["outputs"], reference_size=20, law="pooled"
+        ),
+        "metrics": lambda: variability.metrics_figure(
+            study["alpha"], study["metrics"], study["correlations"]
+        ),
+        "comparison": lambda: variability.comparison_figure(
+            study["alpha"], title="What does $x$ do?", populations=[BASE, OTHER], against="own"
+        ),
+        "null": lambda: variability.null_figure(study["null"], study["alpha"]),
+        "ensemble_size": lambda: variability.ensemble_size_figure(study["ensemble_size"]),
+        "power": lambda: variability.power_figure(study["power"]),
+        "coverage": lambda: variability.coverage_figure(study["coverage"]),
+        "trimmed_images": lambda: variability.trimmed_images_figure(
+            images(400), study["trimmings"]
+        ),
+    }
+    return make[name]()
+
+
+def images(n):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, size=(n, 3, 8, 8), dtype=np.uint8)
+    index, labels = np.arange(n), np.arange(n) % 2
+    return Dataset(
+        "x",
+        ("cat", "dog"),
+        pictures,
+        labels,
+        pictures,
+        labels,
+        index,
+        index,
+        np.ones(3),
+        np.ones(3),
+    )
+
+
+FIGURES = (
+    "ecdf", "metrics", "comparison", "null", "ensemble_size", "power", "coverage",
+    "trimmed_images",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_saved_alike_and_fit_a_page(study, name, tmp_path):
+    paths = [[tmp_path / f"{name}{i}.{kind}" for kind in ("png", "pdf")] for i in range(2)]
+    for pair in paths:
+        style.save(draw(study, name), *pair)
+    for a, b in zip(*paths, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    width, height = Image.open(paths[0][0]).size
+    # Snakemake's report cuts what is higher than the page.
+    assert height <= 7 * 150 and width > height
+
+
+@pytest.mark.parametrize("name", [n for n in FIGURES if n != "trimmed_images"])
+def test_outer_axes_are_labelled(study, name):
+    figure = draw(study, name)
+    axes = [a for a in figure.axes if a.axison]
+    assert any(a.get_ylabel() for a in axes) or name == "null"
+    assert any(a.get_xlabel() for a in axes) or name == "comparison"
+    plt.close(figure)
+
+
+def test_points_of_the_metrics_figure_are_the_table(study):
+    figure = draw(study, "metrics")
+    axes = next(a for a in figure.axes if a.get_xlabel() == "" and a.get_ylabel().endswith("gaps"))
+    chosen = study["alpha"].query("against == 'reference' and scope == 'pooled'")
+    drawn = np.concatenate([line.get_ydata() for line in axes.lines])
+    np.testing.assert_allclose(sorted(drawn), sorted(chosen["alpha"]))
+    plt.close(figure)
+
+
+def test_shaded_witness_is_that_of_the_most_outlying(study):
+    figure = draw(study, "ecdf")
+    measured = study["alpha"].query("against == 'reference' and scope == 'pooled'")
+    worst = measured.sort_values(["alpha", "statistic"]).iloc[-1]
+    legend = " ".join(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    assert f"run {worst['run']}" in legend and f"{worst['alpha']:.3f}" in legend
+    low, high = figure.axes[0].get_xlim()
+    spans = [patch.get_bbox() for patch in figure.axes[0].patches]
+    expected = np.clip([worst["witness_lower"], worst["witness_upper"]], low, high)
+    assert any(np.allclose([span.x0, span.x1], expected, atol=1e-6) for span in spans)
+    plt.close(figure)
+
+
+def test_power_figure_shows_every_test_and_the_level(study):
+    figure = draw(study, "power")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert set(labels) >= {"KS", "trimmed KS", "MMD", "energy", "level 0.05"}
+    plt.close(figure)
+
+
+def test_null_figure_counts_rejections(study):
+    figure = draw(study, "null")
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    rejected = study["alpha"].query(
+        "against == 'reference' and scope == 'pooled' and population == @OTHER"
+    )["p_value_ks"]
+    assert f"{(rejected <= 0.05).sum()}/5" in texts
+    plt.close(figure)
+
+
+def test_trimmed_images_without_candidates_say_so():
+    figure = variability.trimmed_images_figure(images(30), [{"weights": np.empty((0, 30))}])
+    assert "nothing was trimmed" in figure.axes[0].texts[0].get_text()
+    plt.close(figure)
+
+
+def test_training_figure_marks_diverged_runs(history, tmp_path):
+    figure = training_figure(history)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert any("diverged" in label for label in labels)
+    style.save(figure, tmp_path / "t.png")
+
+
+def test_summary_page_escapes_names(study):
+    excluded = pd.DataFrame({"population": [OTHER], "run": [3], "reason": ["a < b & c"]})
+    summary = tables.summary_table(study["alpha"], study["metrics"], excluded)
+    page = summary_page(summary, study["claims"], excluded, study["alpha"])
+    assert "<script>" not in page and "&lt;script&gt;" in page and "a &lt; b &amp; c" in page
+    assert f"{100 * summary['accuracy'].iloc[0]:.2f}" in page
+
+
+def test_text_with_dollars_is_no_mathematics(tmp_path):
+    figure, axes = plt.subplots()
+    axes.set_title(style.plain(r"costs $5 and \alpha and $x^"))
+    style.save(figure, tmp_path / "x.png")
+
+
+def test_names_with_an_underscore_first_stay_in_the_legend():
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], label=style.plain("_hidden"))
+    assert len(axes.legend().get_texts()) == 1
+    plt.close(figure)
+
+
+def test_many_populations_still_fit_a_page(study):
+    one = study["alpha"].query("against == 'reference' and population == @OTHER")
+    many = pd.concat([one.assign(population=f"p{i}") for i in range(30)])
+    figure = variability.null_figure(study["null"], many)
+    assert figure.get_size_inches()[1] <= 7
+    plt.close(figure)
