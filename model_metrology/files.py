@@ -46,7 +46,7 @@ def write_runs(
             "test_outputs": run.test_outputs,
             "history": run.history,
         }
-    axes = {"test_outputs": ("test point", "class")}
+    axes: dict[str, tuple[str, ...]] = {"test_outputs": ("test point", "class")}
     axes |= {name: ("epoch",) for name in ("epoch", "loss", "accuracy", "learning_rate", "seconds")}
     units = {"test_outputs": "logit", "seconds": "s"}
     write(path, {"runs": tree}, kind="runs", attrs=attrs, axes=axes, units=units)
@@ -69,7 +69,7 @@ def read_runs(path: str | os.PathLike[str]) -> Iterator[TrainedRun]:
 
 def _flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
     """Leaves of a tree by their path; parameter names with a slash become groups in HDF5."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= (
             _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}

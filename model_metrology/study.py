@@ -12,10 +12,12 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +39,15 @@ def _safe_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_safe_name)]
+
+
+def folder_name(name: str) -> str:
+    """Name of the folder that stands for a name: the name, save for what paths cannot hold.
+
+    Signs with a meaning to file systems or to the workflow's paths are percent-encoded;
+    :func:`urllib.parse.unquote` gives the name back.
+    """
+    return re.sub(r'[<>:"|?*]|%(?=[0-9A-Fa-f]{2})', lambda found: quote(found[0]), name)
 
 
 class StudyError(ValueError):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 # Scripts and this file find the library in the checkout, installed or not; jobs that start
 # another interpreter (conda environments, cluster nodes) get it from the environment.
@@ -15,7 +16,7 @@ os.environ.update(
 )
 
 from model_metrology.digests import code_digest
-from model_metrology.study import StudyError, load_study
+from model_metrology.study import StudyError, folder_name, load_study
 
 _config_files = [str(path) for path in workflow.config_settings.configfiles] or [
     "config.yaml"
@@ -36,7 +37,7 @@ wildcard_constraints:
     block=r"\d+(-\d+)?",
 
 
-RESULTS = f"results/{study.name}"
+RESULTS = f"results/{folder_name(study.name)}"
 
 
 def write_report(targets):
@@ -74,31 +75,39 @@ def write_report(targets):
     print(f"The report is in {page} and, as the latest, in {latest}", file=sys.stderr)
 
 
-def run_files(population):
+def name_of(wildcards):
+    """The population that a path's folder stands for."""
+    return unquote(wildcards.population)
+
+
+def population_of(wildcards):
+    return study.populations[name_of(wildcards)]
+
+
+def run_files(wildcards):
     """Files with the trained runs of a population, in the order of the runs."""
-    blocks = study.populations[population].blocks()
-    return [f"<results>/training/{population}/{block}/runs.h5" for block in blocks]
+    folder = f"<results>/training/{wildcards.population}"
+    return [f"{folder}/{block}/runs.h5" for block in population_of(wildcards).blocks()]
+
+
+def dataset_file(wildcards):
+    return f"<results>/data/{population_of(wildcards).dataset}.h5"
 
 
 def dataset_options(wildcards):
-    options = study.datasets[wildcards.dataset]
-    return options.model_dump() | {"seed": study.seed}
+    return study.datasets[wildcards.dataset].model_dump() | {"seed": study.seed}
 
 
 def population_spec(wildcards):
     # What a run depends on, and no more: neither a run's siblings nor how runs share jobs
     # may make it look out of date.
-    population = study.populations[wildcards.population]
-    return population.model_dump(mode="json", exclude={"size", "runs_per_job"})
+    return population_of(wildcards).model_dump(
+        mode="json", exclude={"size", "runs_per_job"}
+    )
 
 
 def training_inputs(wildcards):
-    population = study.populations[wildcards.population]
-    files = {"dataset": f"<results>/data/{population.dataset}.h5"}
-    if population.recipe.trainable == "head":
+    files = {"dataset": dataset_file(wildcards)}
+    if population_of(wildcards).recipe.trainable == "head":
         files["features"] = f"<results>/features/{wildcards.population}.h5"
     return files
-
-
-def dataset_file(wildcards):
-    return f"<results>/data/{study.populations[wildcards.population].dataset}.h5"

@@ -19,7 +19,7 @@ rule features:
         runtime=120,
         gpu=GPUS,
     params:
-        architecture=lambda w: study.populations[w.population].architecture.model_dump(),
+        architecture=lambda w: population_of(w).architecture.model_dump(),
         data=study.data.model_dump(),
         device=study.device,
         code=code_digest("model_metrology.models", "model_metrology.training"),
@@ -44,6 +44,7 @@ rule train:
         runtime=720,
         gpu=GPUS,
     params:
+        name=name_of,
         population=population_spec,
         seed=study.seed,
         device=study.device,
@@ -57,7 +58,7 @@ rule train:
 rule collect_outputs:
     # The outputs of all runs of a population on the test points, and which runs diverged.
     input:
-        runs=lambda w: run_files(w.population),
+        runs=run_files,
         dataset=dataset_file,
     output:
         outputs="<results>/outputs/{population}.h5",
@@ -74,6 +75,7 @@ rule collect_outputs:
         mem_mb=4000,
         runtime=30,
     params:
+        name=name_of,
         max_excluded=study.max_excluded,
         code=code_digest("model_metrology.store"),
     script:
@@ -83,7 +85,8 @@ rule collect_outputs:
 rule figure_training:
     input:
         history=expand(
-            "<results>/outputs/{population}.history.csv", population=study.populations
+            "<results>/outputs/{population}.history.csv",
+            population=map(folder_name, study.populations),
         ),
     output:
         png=report(

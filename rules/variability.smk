@@ -3,12 +3,10 @@
 options = study.variability
 
 if options:
-    reference = options.reference.population
-    measured = list(
-        dict.fromkeys(
-            [reference, *options.planted]
-            + [name for c in options.comparisons.values() for name in c.populations]
-        )
+    reference = folder_name(options.reference.population)
+    compared = [name for c in options.comparisons.values() for name in c.populations]
+    measured = dict.fromkeys(
+        map(folder_name, [options.reference.population, *options.planted, *compared])
     )
     # Populations whose runs are held against each other, all by the same number of runs.
     own = [
@@ -63,7 +61,7 @@ if options:
             runtime=120,
         params:
             how=options.how(),
-            own_runs=lambda w: own_runs if w.population in own else 0,
+            own_runs=lambda w: own_runs if name_of(w) in own else 0,
             bootstraps=options.bootstraps,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
@@ -105,7 +103,7 @@ if options:
             mem_mb=2000,
             runtime=30,
         params:
-            reference=reference,
+            reference=options.reference.population,
             sources=own,
             level=options.level,
             seed=study.seed,
@@ -143,7 +141,8 @@ if options:
         input:
             reference=f"<results>/outputs/{reference}.h5",
             planted=collect(
-                "<results>/outputs/{population}.h5", population=options.planted
+                "<results>/outputs/{population}.h5",
+                population=map(folder_name, options.planted),
             ),
         output:
             "<results>/variability/power.csv",
@@ -230,7 +229,7 @@ if options:
         "trimmed_images": {
             "label": "8 · images trimmed most often",
             "inputs": {
-                "dataset": f"<results>/data/{study.populations[reference].dataset}.h5",
+                "dataset": f"<results>/data/{study.populations[options.reference.population].dataset}.h5",
                 "trimmings": collect(
                     "<results>/variability/{population}/trimming.h5",
                     population=measured,
@@ -244,7 +243,7 @@ if options:
             "inputs": {"power": table("power")},
         }
     for key, comparison in options.comparisons.items():
-        figures[f"comparison_{key}"] = {
+        figures[f"comparison_{folder_name(key)}"] = {
             "label": f"3 · {comparison.title}",
             "inputs": {"alpha": table("alpha")},
             "options": comparison.model_dump(),

@@ -12,7 +12,7 @@ outputs, history, excluded = collect_outputs(
     chain.from_iterable(map(files.read_runs, snakemake.input.runs)),
     dataset.test_labels,
     dataset.classes,
-    population=snakemake.wildcards.population,
+    population=snakemake.params.name,
     max_excluded=snakemake.params.max_excluded,
 )
 files.write_outputs(snakemake.output.outputs, outputs, store.provenance(snakemake.config))

@@ -25,7 +25,7 @@ started = time.perf_counter()
 trained = train_runs(
     population,
     files.read_dataset(snakemake.input.dataset),
-    [Streams(params.seed, snakemake.wildcards.population, run, population.varies) for run in runs],
+    [Streams(params.seed, params.name, run, population.varies) for run in runs],
     device=device,
     features=files.read_features(features) if features else None,
     checkpoint=checkpoint,
@@ -36,7 +36,7 @@ files.write_runs(
     trained,
     store.provenance(
         snakemake.config,
-        population=snakemake.wildcards.population,
+        population=params.name,
         device=str(device),
         threads=snakemake.threads,
         wall_seconds=time.perf_counter() - started,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -26,7 +26,7 @@ REFERENCE = "#222222"
 WIDTH = 10.0
 """Width of a full figure, in inches; a report page cuts figures higher than it is wide."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "font.size": 10,
@@ -123,6 +123,6 @@ def save(figure: Figure, *paths: str | os.PathLike[str]) -> None:
     plt.close(figure)
 
 
-def order(names: Sequence[object]) -> list[str]:
+def order(names: Iterable[object]) -> list[str]:
     """Names without repeats, in the order of their first mention."""
     return list(dict.fromkeys(str(name) for name in names))

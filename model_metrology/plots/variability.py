@@ -85,26 +85,25 @@ def ecdf_figure(
     low, high = np.quantile(np.concatenate(list(gaps.values())), [0.0005, 0.9995])
     grid = np.linspace(low, high, _GRID)
     figure, (top, bottom) = style.subplots(2, 1, height=6.6, sharex=True)
+    candidates = list(
+        zip(measured["population"].astype(str), measured["run"].astype(int), strict=True)
+    )
     marked = {}
-    if len(measured):
-        marked = {
-            (row.population, row.run): (colour, word, row)
-            for row, colour, word in (
-                (measured.iloc[0], style.colour(2), "least"),
-                (measured.iloc[-1], style.colour(1), "most"),
-            )
-        }
-    candidates = [(row.population, row.run) for row in measured.itertuples()]
+    if candidates:
+        ends = ((0, style.colour(2), "least"), (-1, style.colour(1), "most"))
+        for i, colour, word in ends:
+            name, run = candidates[i]
+            text = f"{word} outlying: {name}, run {run} (α̂ = {measured['alpha'].iloc[i]:.3f})"
+            marked[candidates[i]] = colour, style.plain(text)
     for axes, shift in ((top, 0.0), (bottom, base(grid))):
         for gap in runs_gaps:
             axes.plot(grid, empirical_cdf(gap)(grid) - shift, color="#bbbbbb", linewidth=0.6)
-        for key in (key for key in candidates if key not in marked):
+        for key in candidates:
             values = empirical_cdf(gaps[key])(grid) - shift
             axes.plot(grid, values, color=style.colour(4), linewidth=0.5, alpha=0.6)
-        for key, (colour, word, row) in marked.items():
-            label = f"{word} outlying: {key[0]}, run {key[1]} (α̂ = {row['alpha']:.3f})"
+        for key, (colour, text) in marked.items():
             values = empirical_cdf(gaps[key])(grid) - shift
-            axes.plot(grid, values, color=colour, linewidth=1.8, label=style.plain(label))
+            axes.plot(grid, values, color=colour, linewidth=1.8, label=text)
     top.plot(grid, base(grid), color=style.REFERENCE, linewidth=1.6, label=f"reference law ({law})")
     bottom.axhline(0.0, color=style.REFERENCE, linewidth=1.6)
     if len(measured):
@@ -221,7 +220,7 @@ def comparison_figure(
 def _boxes(axes: Axes, groups: Sequence[pd.Series], labels: Sequence[str]) -> None:
     places = np.arange(len(groups))
     jitter = np.random.default_rng(0)
-    for i, group in zip(places, groups, strict=True):
+    for i, group in enumerate(groups):
         if len(group) == 0:
             continue
         axes.boxplot(
@@ -349,7 +348,8 @@ def power_figure(power: pd.DataFrame) -> Figure:
 def coverage_figure(coverage: pd.DataFrame) -> Figure:
     """Coverage of the intervals of α̂ where the truth is known, and the bias of the estimate."""
     figure, (left, right) = style.subplots(1, 2, height=4.4)
-    for i, ((interval, n), part) in enumerate(coverage.groupby(["interval", "n"], sort=False)):
+    for i, (_, part) in enumerate(coverage.groupby(["interval", "n"], sort=False)):
+        interval, n = part["interval"].iloc[0], part["n"].iloc[0]
         part = part.sort_values("contamination")
         spread = np.clip([part["coverage"] - part["low"], part["high"] - part["coverage"]], 0, None)
         left.errorbar(
@@ -359,8 +359,8 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
     nominal = coverage["nominal"].iloc[0]
     left.axhline(nominal, color=style.REFERENCE, linestyle="--", label=f"nominal {nominal:g}")
     left.set(xlabel="contamination", ylabel="coverage", ylim=(0, 1.04), title="Coverage")
-    for i, (n, part) in enumerate(coverage.groupby("n")):
-        part = part.drop_duplicates("contamination")
+    for i, (_, part) in enumerate(coverage.groupby("n")):
+        part, n = part.drop_duplicates("contamination"), part["n"].iloc[0]
         right.plot(
             part["true_alpha"], part["mean_alpha"], style.marker(i), color=style.colour(i),
             label=f"n = {n}", markersize=7, linestyle="none",

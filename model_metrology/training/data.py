@@ -213,7 +213,7 @@ def extract_features(
         seed=0,
     )
     body, _ = split_head(network)
-    body = body.eval().to(device, memory_format=torch.channels_last)
+    body = body.eval().to(device)
     features = {}
     for part, images in zip(_PARTS, (dataset.train_images, dataset.test_images), strict=True):
         parts = []

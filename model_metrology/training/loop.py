@@ -207,7 +207,7 @@ class _Training:
             losses = loss_of(self.recipe.loss, logits, labels)
             self.optimiser.zero_grad()
             # Each run's loss touches its own parameters only: the sum's gradient is each one's.
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()
             self.optimiser.step()
             with torch.no_grad():
                 loss_sum += losses.detach() * index.shape[1]

@@ -275,7 +275,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Rows of one run: pooled, each class, and the largest over the classes."""
     sizes = {scope: len(points) for scope, points in _points(outputs).items()}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "run": run,
             "scope": scope,

@@ -3,13 +3,14 @@
 import copy
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import jsonschema
 import pytest
 import yaml
 
 from model_metrology.recipes import block_name, block_runs
-from model_metrology.study import StudyError, load_study, study_schema
+from model_metrology.study import StudyError, folder_name, load_study, study_schema
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
@@ -149,3 +150,13 @@ def test_blocks_cover_every_run_once(content):
     content = put(content, "populations.base.runs_per_job", 3)
     blocks = list(load_study(content).populations["base"].blocks())
     assert blocks == ["0000-0002", "0003-0005", "0006-0007"]
+
+
+@pytest.mark.parametrize("name", ["plain", "noise 10%", "<script>", "ü: a*b?", "100%25", "%3C"])
+def test_folders_stand_for_names(name):
+    folder = folder_name(name)
+    assert unquote(folder) == name and not set(folder) & set('<>:"|?*')
+
+
+def test_folders_of_ordinary_names_are_the_names():
+    assert folder_name("noise 10%") == "noise 10%" and folder_name("init only") == "init only"

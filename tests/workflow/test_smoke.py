@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import h5py
@@ -210,6 +209,7 @@ def test_odd_names_reach_figures_and_report_unharmed(workflow):
     study["populations"] = {odd: base}
     study["variability"] = {
         "reference": {"population": odd, "size": 6},
+        "level": 0.15,
         "bootstraps": 20,
         "simulations": 20,
         "comparisons": {"one": {"title": "<b>Is it & safe?</b>", "populations": [odd]}},
@@ -238,25 +238,3 @@ def test_diverged_runs_stop_the_study_or_are_left_out_by_name(workflow):
 def test_lint_is_clean(smoke):
     result = smoke.run("--lint", check=False)
     assert "Congratulations" in result.stdout, result.stdout
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_report_shows_every_figure_in_a_browser(smoke, tmp_path):
-    page = smoke.folder / "report.html"
-    result = subprocess.run(
-        [
-            "chromium",
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            f"--user-data-dir={tmp_path}",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "Variability" in result.stdout
