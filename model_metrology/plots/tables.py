@@ -21,10 +21,10 @@ _HEADINGS = {
     "runs": "runs",
     "excluded": "left out",
     "accuracy": "accuracy, %",
-    "accuracy_sd": "its sd, %",
-    "accuracy_sd_expected": "expected sd √(e/2n), %",
-    "churn_pairwise": "pairwise churn, %",
-    "test_error": "test error e, %",
+    "accuracy_sd": "sd, %",
+    "accuracy_sd_expected": "√(e/2n), %",
+    "churn_pairwise": "churn, %",
+    "test_error": "error e, %",
     "ece": "ECE, %",
     "candidates": "candidates",
     "alpha": "α̂, median",
@@ -36,10 +36,13 @@ _PERCENT = [
     "accuracy",
     "accuracy_sd",
     "accuracy_sd_expected",
-    "churn_pairwise",
     "test_error",
+    "churn_pairwise",
     "ece",
 ]
+# Two tables side by side would not fit a report's page: what runs are like, and how they differ.
+_QUALITY = ["population", "runs", "excluded", *_PERCENT]
+_VARIABILITY = ["population", "candidates", "alpha", "alpha_maximum", "outliers", "alpha_own"]
 
 
 def summary_page(
@@ -57,7 +60,9 @@ def summary_page(
             "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
             f"<title>Populations and claims</title><style>{_STYLE}</style></head><body>",
             "<h2>Populations</h2>",
-            _populations(summary),
+            _populations(summary, _QUALITY),
+            "<h2>α̂ of the candidates</h2>",
+            _populations(summary, _VARIABILITY),
             f"<p>{html.escape(_terms(alpha))}</p>",
             "<h2>Claims</h2>",
             _claims(claims),
@@ -72,8 +77,8 @@ def _table(table: pd.DataFrame, kind: str = "") -> str:
     return table.to_html(index=False, border=0, na_rep="–", classes=kind, escape=True)
 
 
-def _populations(summary: pd.DataFrame) -> str:
-    shown = summary.copy()
+def _populations(summary: pd.DataFrame, columns: list[str]) -> str:
+    shown = summary[columns].copy()
     for column in shown.columns:
         if column in _PERCENT:
             shown[column] = [_number(100 * value, 2) for value in shown[column]]

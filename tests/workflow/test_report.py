@@ -1,0 +1,98 @@
+"""The report in a real browser: every figure is shown, every one has its caption."""
+
+import shutil
+
+import pytest
+
+selenium = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="chromium and chromedriver are not installed (Debian: chromium, chromium-driver)",
+)
+
+# As root in a container, without a GPU, and silent on the network.
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1400,1000",
+]
+
+
+@pytest.fixture
+def browser(tmp_path):
+    options = selenium.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = selenium.ChromeService(shutil.which("chromedriver"))
+    driver = selenium.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def wait(browser, condition):
+    return WebDriverWait(browser, 20).until(condition)
+
+
+def rows(browser):
+    return wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "tbody tr"))
+
+
+def open_category(browser, page, category):
+    browser.get(page)
+    wait(browser, lambda b: b.find_elements(By.LINK_TEXT, category))[0].click()
+    return len(rows(browser))
+
+
+def click(browser, row, icon):
+    rows(browser)[row].find_element(By.CSS_SELECTOR, f"a[iconname={icon}]").click()
+
+
+def figure_width(browser):
+    """Pixels of the figure shown beside the menu; 0 while there is none."""
+    return browser.execute_script(
+        "return Math.max(0, ...[...document.querySelectorAll('img')]"
+        ".filter(i => i.complete && i.offsetWidth > 300).map(i => i.naturalWidth))"
+    )
+
+
+def test_every_figure_is_shown_and_explained(smoke, browser):
+    page = (smoke.folder / "report.html").as_uri()
+    shown = 0
+    for category in ("Training", "Variability"):
+        for row in range(open_category(browser, page, category)):
+            open_category(browser, page, category)
+            is_table = "table" in rows(browser)[row].text
+            click(browser, row, "eye")
+            if is_table:
+                frame = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "iframe"))[0]
+                browser.switch_to.frame(frame)
+                text = wait(browser, lambda b: b.find_element(By.TAG_NAME, "body").text)
+                assert "noise 20%" in text and "Claims" in text
+                browser.switch_to.default_content()
+            else:
+                wait(browser, figure_width)
+                shown += 1
+            open_category(browser, page, category)
+            click(browser, row, "information-circle")
+            text = wait(
+                browser,
+                lambda b: (
+                    "DESCRIPTION" in b.find_element(By.TAG_NAME, "body").text
+                    and b.find_element(By.TAG_NAME, "body").text
+                ),
+            )
+            description = text.split("DESCRIPTION")[1].split("SIZE")[0]
+            assert len(description.split()) > 15, f"{category}, row {row}: no caption"
+    assert shown == len(list((smoke.folder / "results/smoke/figures").rglob("*.png")))
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
