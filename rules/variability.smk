@@ -104,7 +104,7 @@ if options:
             runtime=30,
         params:
             reference=options.reference.population,
-            sources=own,
+            sources=[name for name in own if len(study.populations[name].varies) == 1],
             level=options.level,
             seed=study.seed,
             code=code_digest("model_metrology.variability.tables"),
