@@ -1,0 +1,112 @@
+"""Files of each kind come back as they went; what diverged is left out by name; logs hold all."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from model_metrology import files, store
+from model_metrology.data.datasets import prepare_dataset
+from model_metrology.runs import (
+    COMPLETED,
+    DIVERGED,
+    Outputs,
+    TooManyDivergedError,
+    TrainedRun,
+    collect_outputs,
+)
+
+LABELS, CLASSES = np.array([0, 1, 1]), ("cat", "dog")
+
+
+def trained(run, status=COMPLETED):
+    history = {
+        "epoch": np.arange(1, 3),
+        "loss": np.array([0.7, 0.5]),
+        "accuracy": np.array([0.5, 0.6]),
+        "learning_rate": np.full(2, 0.1),
+        "seconds": np.ones(2),
+    }
+    message = "" if status == COMPLETED else "the loss was nan in epoch 2"
+    weights = {"0.weight": np.full((2, 3), run, dtype=np.float32)}
+    return TrainedRun(run, status, message, weights, np.full((3, 2), run, np.float32), history)
+
+
+def test_dataset_round_trip(tmp_path):
+    dataset = prepare_dataset("digits2", train=40, test=20)
+    files.write_dataset(tmp_path / "d.h5", dataset, {})
+    back = files.read_any(tmp_path / "d.h5")
+    assert (back.name, back.classes) == (dataset.name, dataset.classes)
+    for field in ("train_images", "test_labels", "train_index", "mean", "std"):
+        np.testing.assert_array_equal(getattr(back, field), getattr(dataset, field))
+
+
+def test_outputs_features_and_trimming_round_trip(tmp_path):
+    outputs = Outputs("a <b> ü", np.array([0, 2]), np.ones((2, 3, 2), np.float32), LABELS, CLASSES)
+    files.write_outputs(tmp_path / "o.h5", outputs, {})
+    back = files.read_any(tmp_path / "o.h5")
+    assert back.population == "a <b> ü" and back.classes == CLASSES
+    np.testing.assert_array_equal(back.runs, [0, 2])
+    files.write_features(tmp_path / "f.h5", {"train": np.eye(3), "test": np.eye(2)}, {})
+    np.testing.assert_array_equal(files.read_features(tmp_path / "f.h5")["test"], np.eye(2))
+    files.write_trimming(tmp_path / "t.h5", np.array([1]), np.ones((1, 3)) / 3, {})
+    assert files.read_any(tmp_path / "t.h5")["weights"].shape == (1, 3)
+
+
+def test_runs_with_slashes_in_parameter_names(tmp_path):
+    run = trained(4)
+    run.weights["a/b"] = np.arange(3.0)
+    files.write_runs(tmp_path / "r.h5", [run, trained(11)], {"population": "p"})
+    back = list(files.read_runs(tmp_path / "r.h5"))
+    assert [r.run for r in back] == [4, 11]
+    assert set(back[0].weights) == {"0.weight", "a/b"}
+    assert store.read(tmp_path / "r.h5", kind="runs")[1]["population"] == "p"
+
+
+def collect(runs, **options):
+    return collect_outputs(runs, LABELS, CLASSES, population="p", **options)
+
+
+def test_diverged_runs_are_left_out_by_name():
+    runs = [trained(0), trained(1, DIVERGED), trained(2)]
+    outputs, history, excluded = collect(runs, max_excluded=0.4)
+    np.testing.assert_array_equal(outputs.runs, [0, 2])
+    np.testing.assert_array_equal(outputs.logits[:, 0, 0], [0, 2])
+    assert excluded.to_dict("records") == [
+        {"population": "p", "run": 1, "reason": "the loss was nan in epoch 2"}
+    ]
+    assert sorted(history["run"].unique()) == [0, 1, 2]
+
+
+def test_more_diverged_runs_than_allowed_stop_the_study():
+    runs = [trained(0), trained(1, DIVERGED), trained(2)]
+    with pytest.raises(TooManyDivergedError, match=r"1 of 3 runs diverged \(run 1: the loss was"):
+        collect(runs, max_excluded=0.3)
+    with pytest.raises(TooManyDivergedError, match="max_excluded"):
+        collect([trained(0, DIVERGED)], max_excluded=0.99)
+
+
+def test_too_few_completed_runs_for_the_reference_are_named():
+    outputs, _, _ = collect([trained(0), trained(1)])
+    first, rest = outputs.split(1)
+    assert list(first.runs) == [0] and list(rest.runs) == [1]
+    with pytest.raises(ValueError, match="3 reference runs are asked for, 2 were completed"):
+        outputs.split(3)
+
+
+def test_log_keeps_messages_warnings_and_the_exception(tmp_path):
+    log = tmp_path / "job.log"
+    code = f"""
+import warnings
+from model_metrology.logs import start_log
+start_log({str(log)!r}).info("epoch %d", 3)
+warnings.warn("odd")
+raise ValueError("it broke")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode != 0
+    text = log.read_text()
+    assert "epoch 3" in text and "odd" in text
+    assert "Traceback" in text and "ValueError: it broke" in text
+    assert "epoch 3" in result.stderr and "it broke" in result.stderr
