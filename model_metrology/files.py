@@ -10,9 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+import pandas as pd
+
 from model_metrology.data.datasets import Dataset
 from model_metrology.runs import Outputs, TrainedRun
 from model_metrology.store import Tree, open_file, read, read_group, write
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a CSV table of a study; a population named ``1`` or ``NA`` keeps that name."""
+    names = dict.fromkeys(("population", "candidates", "scope"), str)
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
 def write_dataset(path: str | os.PathLike[str], dataset: Dataset, attrs: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from model_metrology.plots import style
 def load(key, source):
     paths = [source] if isinstance(source, str) else list(source)
     if paths[0].endswith(".csv"):
-        return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+        return pd.concat(map(files.read_table, paths), ignore_index=True)
     loaded = [files.read_any(path) for path in paths]
     # Snakemake hands over a list of one file as that file; a plural name still means a list.
     return loaded if key.endswith("s") else loaded[0]

@@ -15,7 +15,7 @@ outputs = files.read_outputs(snakemake.input.outputs)
 alpha, weights = alpha_table(
     outputs,
     reference,
-    pd.read_csv(snakemake.input.null),
+    files.read_table(snakemake.input.null),
     **how,
     bootstraps=snakemake.params.bootstraps,
     rng=np.random.default_rng(snakemake.params.seed),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from model_metrology import files
 from model_metrology.logs import start_log
 from model_metrology.plots.tables import summary_page
 from model_metrology.variability.tables import claims_table, correlations_table, summary_table
@@ -12,7 +13,7 @@ from model_metrology.variability.tables import claims_table, correlations_table,
 start_log(snakemake.log[0])
 params, output = snakemake.params, snakemake.output
 alpha, metrics, excluded = (
-    pd.concat([pd.read_csv(path) for path in snakemake.input[name]], ignore_index=True)
+    pd.concat(map(files.read_table, snakemake.input[name]), ignore_index=True)
     for name in ("alpha", "metrics", "excluded")
 )
 summary = summary_table(alpha, metrics, excluded, level=params.level)

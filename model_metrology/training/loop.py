@@ -30,9 +30,11 @@ logger = logging.getLogger(__name__)
 _EVALUATION_BATCH = 500
 _HISTORY = ("epoch", "loss", "accuracy", "learning_rate", "seconds")
 
-# Runs trained as one stack on a CPU: as many as keep parameters, gradients and optimiser state in
-# its cache. Measured, see benchmarks/runs_per_job.py: larger stacks stream from memory.
-_CPU_STACK_BYTES = 2_000_000
+# Stacks on a CPU, from single-thread timings of MLPs: networks up to 1 MB of parameters gain, the
+# smaller the more (1.3 times at 0.4 MB, 4 times at 50 kB); larger ones fill a core by themselves,
+# and stacks of more than 16 MB gain no more.
+_CPU_STACK_BYTES = 16_000_000
+_CPU_ALONE_BYTES = 1_000_000
 
 
 def train_runs(
@@ -145,8 +147,10 @@ def _stack_size(
     # On CPUs a stack of convolutions is a grouped convolution, slower than one after another.
     if any(isinstance(module, nn.Conv2d) for module in network.modules()):
         return 1
-    parameters = sum(p.numel() for p in network.parameters())
-    return max(1, min(len(streams), _CPU_STACK_BYTES // (4 * parameters)))
+    size = 4 * sum(p.numel() for p in network.parameters())
+    if size > _CPU_ALONE_BYTES:
+        return 1
+    return max(1, min(len(streams), _CPU_STACK_BYTES // size))
 
 
 class _Training:

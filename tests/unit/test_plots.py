@@ -15,25 +15,26 @@ from model_metrology.variability import tables
 from .test_variability_tables import make_outputs
 
 # Names that would be mathematics, markup, or nothing that a font has to fear.
-BASE, OTHER = "a_b$c$", "<script>x</script>"
+BASE, OTHER, THIRD = "a_b$c$", "<script>x</script>", "ü %"
 
 
 @pytest.fixture(scope="module")
 def study():
     base = make_outputs(BASE, 26)
     other = make_outputs(OTHER, 5, shift=1.0, seed=3)
+    third = make_outputs(THIRD, 5, noise=0.8, seed=4)
     reference, held_out = base.split(20)
     null = tables.null_table(reference)
     rng = np.random.default_rng(0)
     alpha, metrics, weights = [], [], []
-    for outputs in (base, other):
+    for outputs in (base, other, third):
         table, weight = tables.alpha_table(outputs, reference, null, bootstraps=20, rng=rng)
         alpha += [table, tables.own_alpha_table(outputs.split(5)[0])]
         metrics.append(tables.metrics_table(outputs, reference))
         weights.append({"weights": weight})
     alpha, metrics = pd.concat(alpha, ignore_index=True), pd.concat(metrics, ignore_index=True)
     return {
-        "outputs": [base, other],
+        "outputs": [base, other, third],
         "null": null,
         "alpha": alpha,
         "metrics": metrics,
@@ -54,8 +55,8 @@ def study():
 @pytest.fixture
 def history():
     rows = [
-        {"population": name, "run": run, "epoch": epoch, "loss": 1 / epoch, "accuracy": 0.5}
-        for name in (BASE, OTHER)
+        {"population": name, "run": run, "epoch": epoch, "loss": (1 + run) / epoch, "accuracy": 0.5}
+        for name in (BASE, OTHER, THIRD)
         for run in range(2)
         for epoch in range(1, 5)
     ]
@@ -72,7 +73,10 @@ def draw(study, name):
             study["alpha"], study["metrics"], study["correlations"]
         ),
         "comparison": lambda: variability.comparison_figure(
-            study["alpha"], title="What does $x$ do?", populations=[BASE, OTHER], against="own"
+            study["alpha"],
+            title="What does $x$ do?",
+            populations=[BASE, OTHER, THIRD],
+            against="own",
         ),
         "null": lambda: variability.null_figure(study["null"], study["alpha"]),
         "ensemble_size": lambda: variability.ensemble_size_figure(study["ensemble_size"]),
@@ -124,9 +128,13 @@ def test_figures_are_saved_alike_and_fit_a_page(study, name, tmp_path):
 @pytest.mark.parametrize("name", [n for n in FIGURES if n != "trimmed_images"])
 def test_outer_axes_are_labelled(study, name):
     figure = draw(study, name)
-    axes = [a for a in figure.axes if a.axison]
-    assert any(a.get_ylabel() for a in axes) or name == "null"
-    assert any(a.get_xlabel() for a in axes) or name == "comparison"
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        # Populations name themselves at the ticks, in place of a label.
+        if place.is_last_row() and name != "comparison":
+            assert axes.get_xlabel()
+        if place.is_first_col() and name != "null":
+            assert axes.get_ylabel()
     plt.close(figure)
 
 
@@ -156,6 +164,14 @@ def test_power_figure_shows_every_test_and_the_level(study):
     figure = draw(study, "power")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert set(labels) >= {"KS", "trimmed KS", "MMD", "energy", "level 0.05"}
+    for drawn in figure.axes[0].containers:
+        of_test = study["power"]["test"] == drawn.get_label()
+        table = study["power"][of_test].sort_values("planted")
+        line, _, (bars,) = drawn.lines
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), table["power"])
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, table[["low", "high"]], atol=1e-12)
+    assert len(figure.axes[0].containers) == 4
     plt.close(figure)
 
 
@@ -178,8 +194,16 @@ def test_trimmed_images_without_candidates_say_so():
 def test_training_figure_marks_diverged_runs(history, tmp_path):
     figure = training_figure(history)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert any("diverged" in label for label in labels)
-    style.save(figure, tmp_path / "t.png")
+    assert [label for label in labels if "diverged" in label] == [f"{THIRD}: diverged"]
+    crosses = [line for line in figure.axes[0].lines if line.get_label() == f"{THIRD}: diverged"]
+    assert [list(line.get_xdata()) for line in crosses] == [[4]]
+    mean = next(line for line in figure.axes[0].lines if line.get_label() == OTHER)
+    np.testing.assert_allclose(mean.get_ydata(), 1.5 / np.arange(1, 5))
+    for kind in ("png", "pdf"):
+        style.save(figure, tmp_path / f"a.{kind}")
+        style.save(training_figure(history), tmp_path / f"b.{kind}")
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    assert Image.open(tmp_path / "a.png").size[1] <= 7 * 150
 
 
 def test_summary_page_escapes_names(study):

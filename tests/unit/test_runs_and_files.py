@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from model_metrology import files, store
@@ -38,20 +40,27 @@ def test_dataset_round_trip(tmp_path):
     files.write_dataset(tmp_path / "d.h5", dataset, {})
     back = files.read_any(tmp_path / "d.h5")
     assert (back.name, back.classes) == (dataset.name, dataset.classes)
-    for field in ("train_images", "test_labels", "train_index", "mean", "std"):
+    for field in [f.name for f in fields(dataset) if f.name not in ("name", "classes")]:
         np.testing.assert_array_equal(getattr(back, field), getattr(dataset, field))
 
 
 def test_outputs_features_and_trimming_round_trip(tmp_path):
-    outputs = Outputs("a <b> ü", np.array([0, 2]), np.ones((2, 3, 2), np.float32), LABELS, CLASSES)
+    logits = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
+    outputs = Outputs("a <b> ü", np.array([0, 2]), logits, LABELS, CLASSES)
     files.write_outputs(tmp_path / "o.h5", outputs, {})
     back = files.read_any(tmp_path / "o.h5")
     assert back.population == "a <b> ü" and back.classes == CLASSES
     np.testing.assert_array_equal(back.runs, [0, 2])
+    np.testing.assert_array_equal(back.logits, logits)
+    np.testing.assert_array_equal(back.labels, LABELS)
+    assert back.logits.dtype == np.float32
     files.write_features(tmp_path / "f.h5", {"train": np.eye(3), "test": np.eye(2)}, {})
     np.testing.assert_array_equal(files.read_features(tmp_path / "f.h5")["test"], np.eye(2))
-    files.write_trimming(tmp_path / "t.h5", np.array([1]), np.ones((1, 3)) / 3, {})
-    assert files.read_any(tmp_path / "t.h5")["weights"].shape == (1, 3)
+    weights = np.array([[0.5, 0.5, 0.0]])
+    files.write_trimming(tmp_path / "t.h5", np.array([1]), weights, {})
+    trimming = files.read_any(tmp_path / "t.h5")
+    np.testing.assert_array_equal(trimming["runs"], [1])
+    np.testing.assert_array_equal(trimming["weights"], weights)
 
 
 def test_runs_with_slashes_in_parameter_names(tmp_path):
@@ -110,3 +119,12 @@ raise ValueError("it broke")
     assert "epoch 3" in text and "odd" in text
     assert "Traceback" in text and "ValueError: it broke" in text
     assert "epoch 3" in result.stderr and "it broke" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["1", "NA", "1e5", "null", "True", "ü %"])
+def test_names_that_look_like_something_else_stay_names(tmp_path, name):
+    table = pd.DataFrame({"population": [name, name], "run": [0, 1], "alpha": [0.5, np.nan]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    back = files.read_table(tmp_path / "t.csv")
+    assert list(back["population"]) == [name, name]
+    assert back["alpha"].isna().tolist() == [False, True] and back["run"].dtype == np.int64
