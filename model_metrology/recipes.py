@@ -7,11 +7,26 @@ an analysis must not make trained runs look out of date.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Stream = Literal["init", "order", "augmentation", "dropout", "label_noise"]
+
+ArchitectureName = Literal[
+    "mlp",
+    "cnn",
+    "cnn-mnist2",
+    "cnn-cifar2",
+    "resnet18",
+    "resnet34",
+    "mobilenet_v2",
+    "vit-small",
+    "vit_b_16",
+]
+
+BUILT_IN: tuple[str, ...] = get_args(ArchitectureName)
+"""Names of the architectures."""
 
 PRETRAINED: tuple[str, ...] = ("mobilenet_v2", "vit_b_16", "resnet18", "resnet34")
 """Architectures with pretrained weights (torchvision's, on ImageNet)."""
@@ -29,17 +44,7 @@ class Options(BaseModel):
 class Architecture(Options):
     """A network by name, and its sizes."""
 
-    name: Literal[
-        "mlp",
-        "cnn",
-        "cnn-mnist2",
-        "cnn-cifar2",
-        "resnet18",
-        "resnet34",
-        "mobilenet_v2",
-        "vit-small",
-        "vit_b_16",
-    ]
+    name: ArchitectureName
     """The architecture's name."""
     width: int | None = Field(None, ge=1)
     """Channels (cnn), units (mlp) or dimension (vit-small)."""

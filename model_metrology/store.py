@@ -78,7 +78,9 @@ def provenance(study: Mapping[str, Any] | None = None, **extra: Any) -> dict[str
 def _git_commit() -> str:
     """The checkout's commit, `+` behind it when files differ; empty outside a checkout."""
     here = Path(__file__).resolve().parent
+    # --exclude: the commit itself, not a tag near it.
     command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40"]
+    command += ["--exclude=*"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

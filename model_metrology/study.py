@@ -28,7 +28,14 @@ from pydantic import (
 )
 
 from model_metrology.data.datasets import DATASETS
-from model_metrology.recipes import PRETRAINED, Fraction, Options, Population
+from model_metrology.recipes import (
+    BUILT_IN,
+    PRETRAINED,
+    Architecture,
+    Fraction,
+    Options,
+    Population,
+)
 
 
 def _safe_name(name: str) -> str:
@@ -187,6 +194,7 @@ def _check_populations(study: Study) -> None:
                 f"{key}.recipe.batch_size: {recipe.batch_size} is more than the {points} "
                 f"training points of {population.dataset}"
             )
+        _check_used(key, population)
         if recipe.trainable == "head" and recipe.augmentation:
             raise ValueError(
                 f"{key}.recipe.augmentation: a head is trained on features computed once, which "
@@ -201,6 +209,41 @@ def _check_populations(study: Study) -> None:
                 f"{key}.architecture.pretrained: there are no weights for {architecture.name}; "
                 f"choose from {', '.join(PRETRAINED)}"
             )
+
+
+# Which architectures take an option; on others it would be ignored in silence.
+_TAKES = {
+    "width": ("mlp", "cnn", "vit-small"),
+    "depth": ("mlp", "vit-small"),
+    "dropout": tuple(name for name in BUILT_IN if not name.startswith("resnet")),
+    "parametrisation": ("mlp",),
+}
+
+
+def _check_used(key: str, population: Population) -> None:
+    """Refuse options that would do nothing."""
+    architecture, recipe = population.architecture, population.recipe
+    for option, names in _TAKES.items():
+        default = Architecture.model_fields[option].default
+        if getattr(architecture, option) != default and architecture.name not in names:
+            raise ValueError(
+                f"{key}.architecture.{option}: {architecture.name} has no such option; it is for "
+                f"{', '.join(names)}"
+            )
+    if recipe.momentum and recipe.optimiser != "sgd":
+        raise ValueError(f"{key}.recipe.momentum: it is for sgd, not for {recipe.optimiser}")
+    sources = {
+        "init": True,
+        "order": True,
+        "augmentation": bool(recipe.augmentation),
+        "dropout": architecture.dropout > 0,
+        "label_noise": population.label_noise > 0,
+    }
+    if population.size > 1 and not any(sources[stream] for stream in population.varies):
+        raise ValueError(
+            f"{key}.varies: nothing would differ between the runs: the recipe uses none of "
+            f"{list(population.varies)}"
+        )
 
 
 def _check_variability(study: Study) -> None:
@@ -230,11 +273,22 @@ def _check_variability(study: Study) -> None:
     for where, names in {**named, "planted": options.planted}.items():
         for name in names:
             _known("population", f"variability.{where}", name, populations)
+            if where == "planted" and not populations[name].label_noise:
+                raise ValueError(
+                    f"variability.planted: {name} has no planted difference; set its label_noise"
+                )
             if populations[name].dataset != base.dataset:
                 raise ValueError(
                     f"variability.{where}: {name} is measured on {populations[name].dataset}, the "
                     f"reference on {base.dataset}; gaps compare on the same test points only"
                 )
+    for name, comparison in options.comparisons.items():
+        small = [p for p in comparison.populations if populations[p].size < 3]
+        if comparison.against == "own" and small:
+            raise ValueError(
+                f"variability.comparisons.{name}.populations: {', '.join(small)} has fewer than "
+                "three runs, too few to hold them against each other"
+            )
     if len(DATASETS[base.dataset].classes) != 2:
         raise ValueError(
             f"{key}.population: {base.dataset} has {len(DATASETS[base.dataset].classes)} classes; "

@@ -27,6 +27,10 @@ except StudyError as error:
     # The findings are for whoever wrote the study: no traceback around them.
     raise WorkflowError(str(error)) from None
 
+# Pretrained weights, too, are looked for in the study's own folder first.
+if study.data.root:
+    os.environ.update(MODEL_METROLOGY_DATA=os.path.abspath(study.data.root))
+
 # A GPU is asked of the scheduler only when the study insists on one; `auto` takes what is there.
 GPUS = 1 if study.device == "cuda" else 0
 

@@ -16,7 +16,6 @@ rule dataset:
         runtime=60,
     params:
         options=dataset_options,
-        data=study.data.model_dump(),
         code=code_digest("model_metrology.data"),
     script:
         "../scripts/dataset.py"

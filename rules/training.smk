@@ -20,7 +20,6 @@ rule features:
         gpu=GPUS,
     params:
         architecture=lambda w: population_of(w).architecture.model_dump(),
-        data=study.data.model_dump(),
         device=study.device,
         code=code_digest("model_metrology.models", "model_metrology.training"),
     script:
@@ -77,7 +76,7 @@ rule collect_outputs:
     params:
         name=name_of,
         max_excluded=study.max_excluded,
-        code=code_digest("model_metrology.store"),
+        code=code_digest("model_metrology.runs", "model_metrology.files"),
     script:
         "../scripts/collect_outputs.py"
 
@@ -108,7 +107,7 @@ rule figure_training:
         runtime=20,
     params:
         figure="model_metrology.plots.training.training_figure",
-        code=code_digest("model_metrology.plots.training"),
+        code=code_digest("model_metrology.plots.training", "model_metrology.files"),
     script:
         "../scripts/figure.py"
 

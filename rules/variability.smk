@@ -1,6 +1,7 @@
 # Variability: are two models meaningfully different? From outputs to alpha-hat, tables, figures.
 
 options = study.variability
+MEASURING = code_digest("model_metrology.variability.tables", "model_metrology.files")
 
 if options:
     reference = folder_name(options.reference.population)
@@ -35,7 +36,7 @@ if options:
             runtime=60,
         params:
             how=options.how(),
-            code=code_digest("model_metrology.variability.tables"),
+            code=MEASURING,
         script:
             "../scripts/leave_one_out.py"
 
@@ -50,9 +51,9 @@ if options:
             metrics="<results>/variability/{population}/metrics.csv",
             trimming="<results>/variability/{population}/trimming.h5",
         log:
-            "<logs>/variability/{population}.log",
+            "<logs>/variability/populations/{population}.log",
         benchmark:
-            "<benchmarks>/variability/{population}.tsv"
+            "<benchmarks>/variability/populations/{population}.tsv"
         conda:
             "../envs/measure.yaml"
         threads: 1
@@ -64,7 +65,7 @@ if options:
             own_runs=lambda w: own_runs if name_of(w) in own else 0,
             bootstraps=options.bootstraps,
             seed=study.seed,
-            code=code_digest("model_metrology.variability.tables"),
+            code=MEASURING,
         script:
             "../scripts/measure.py"
 
@@ -107,7 +108,7 @@ if options:
             sources=[name for name in own if len(study.populations[name].varies) == 1],
             level=options.level,
             seed=study.seed,
-            code=code_digest("model_metrology.variability.tables"),
+            code=[MEASURING, code_digest("model_metrology.plots.tables")],
         script:
             "../scripts/summarise.py"
 
@@ -132,7 +133,7 @@ if options:
             trim=options.trim,
             bootstraps=options.bootstraps,
             seed=study.seed,
-            code=code_digest("model_metrology.variability.tables"),
+            code=MEASURING,
         script:
             "../scripts/ensemble_size.py"
 
@@ -162,7 +163,7 @@ if options:
                 study.populations[name].label_noise for name in options.planted
             ],
             seed=study.seed,
-            code=code_digest("model_metrology.variability.tables"),
+            code=MEASURING,
         script:
             "../scripts/power.py"
 
@@ -186,7 +187,7 @@ if options:
             reference_runs=options.reference.size,
             level=options.level,
             seed=study.seed,
-            code=code_digest("model_metrology.variability.tables"),
+            code=MEASURING,
         script:
             "../scripts/coverage.py"
 
@@ -277,7 +278,9 @@ if options:
             params:
                 figure=f"model_metrology.plots.variability.{figure.get('figure', key)}_figure",
                 options=figure.get("options", {}),
-                code=code_digest("model_metrology.plots.variability"),
+                code=code_digest(
+                    "model_metrology.plots.variability", "model_metrology.files"
+                ),
             script:
                 "../scripts/figure.py"
 

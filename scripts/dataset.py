@@ -3,9 +3,13 @@
 from model_metrology import files, store
 from model_metrology.data import prepare_dataset
 from model_metrology.logs import start_log
+from model_metrology.study import DataOptions
 
 start_log(snakemake.log[0])
 dataset = prepare_dataset(
-    snakemake.wildcards.dataset, **snakemake.params.options, **snakemake.params.data
+    snakemake.wildcards.dataset,
+    **snakemake.params.options,
+    # Where raw files come from changes nothing about them: their checksums decide.
+    **DataOptions(**snakemake.config.get("data", {})).model_dump(),
 )
 files.write_dataset(snakemake.output[0], dataset, store.provenance(snakemake.config))

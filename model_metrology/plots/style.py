@@ -89,6 +89,18 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, wrap=True)
 
 
+def in_words(text: str) -> Figure:
+    """Figure that says in words why there is nothing to see."""
+    figure, axes = subplots(height=2.0)
+    say(axes, text)
+    return figure
+
+
+def short(text: str, length: int = 16) -> str:
+    """Text cut to a length, so that neighbours in a grid do not overlap."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def legend_below(figure: Figure, axes: Axes, *, columns: int = 5) -> None:
     """Put the legend of one of the axes below the figure, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
@@ -111,6 +123,11 @@ def save(figure: Figure, *paths: str | os.PathLike[str]) -> None:
         Closed afterwards.
     *paths : path-like
         ``.png`` (150 dots per inch) or ``.pdf``.
+
+    Raises
+    ------
+    ValueError
+        If a path ends otherwise.
     """
     undated: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},
@@ -118,6 +135,8 @@ def save(figure: Figure, *paths: str | os.PathLike[str]) -> None:
     }
     with plt.rc_context(_STYLE):
         for path in map(Path, paths):
+            if path.suffix not in undated:
+                raise ValueError(f"{path}: figures are written as .png or .pdf; rename it")
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=150, metadata=undated[path.suffix])
     plt.close(figure)

@@ -23,13 +23,14 @@ _HEADINGS = {
     "accuracy": "accuracy, %",
     "accuracy_sd": "sd, %",
     "accuracy_sd_expected": "√(e/2n), %",
-    "churn_pairwise": "churn, %",
+    "churn_own": "churn, %",
     "test_error": "error e, %",
     "ece": "ECE, %",
     "candidates": "candidates",
     "alpha": "α̂, median",
     "alpha_maximum": "α̂, largest over classes, median",
-    "outliers": "outliers",
+    "outliers": "outliers by α̂",
+    "outliers_ks": "by KS",
     "alpha_own": "α̂ within the population, median",
 }
 _PERCENT = [
@@ -37,12 +38,13 @@ _PERCENT = [
     "accuracy_sd",
     "accuracy_sd_expected",
     "test_error",
-    "churn_pairwise",
+    "churn_own",
     "ece",
 ]
 # Two tables side by side would not fit a report's page: what runs are like, and how they differ.
 _QUALITY = ["population", "runs", "excluded", *_PERCENT]
-_VARIABILITY = ["population", "candidates", "alpha", "alpha_maximum", "outliers", "alpha_own"]
+_VARIABILITY = ["population", "candidates", "alpha", "alpha_maximum", "outliers"]
+_VARIABILITY += ["outliers_ks", "alpha_own"]
 
 
 def summary_page(
@@ -117,6 +119,6 @@ def _terms(alpha: pd.DataFrame) -> str:
     return (
         "α̂ compares only at equal n and tolerance. Here, by what runs are held against: "
         + "; ".join(parts)
-        + ". An outlier is a candidate whose untrimmed distance has a leave-one-out p-value at "
-        "most the level."
+        + ". An outlier is a candidate whose leave-one-out p-value, of α̂ or of the untrimmed KS "
+        "distance, is at most the level."
     )

@@ -6,6 +6,7 @@ drawn stands in a table.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,27 +29,34 @@ _GRID = 600
 
 _SCOPES = {"pooled": "pooled gaps", "maximum": "largest over the classes"}
 _METRICS = {
-    "accuracy": "accuracy",
-    "churn_pairwise": "churn, pairwise",
-    "churn_ensemble": "churn, to the ensemble",
+    "accuracy": "accuracy (fraction)",
+    "churn_pairwise": "churn, pairwise (fraction)",
+    "churn_ensemble": "churn, ensemble (fraction)",
     "ece": "ECE (15 bins)",
 }
+_NO_CANDIDATES = "There are no candidates: α̂ was not measured."
 
 
 def _against_reference(alpha: pd.DataFrame, scope: str = "pooled") -> pd.DataFrame:
-    return alpha[(alpha["against"] == "reference") & (alpha["scope"] == scope)]
+    chosen = alpha[(alpha["against"] == "reference") & (alpha["scope"] == scope)]
+    return chosen.dropna(subset=["alpha"])
 
 
 def _terms(alpha: pd.DataFrame) -> str:
-    """On what terms the α̂ of a figure compare."""
+    """On what terms the α̂ of a panel compare; ranges where the rows differ in them."""
     if alpha.empty:
         return ""
-    row = alpha.iloc[0]
-    runs = "/".join(str(n) for n in sorted(alpha["reference_runs"].unique()))
+    rules = ", ".join(style.plain(rule) for rule in style.order(alpha["tolerance_rule"]))
     return (
-        f"n = {row['n']} test points, tolerance {row['tolerance']:.4f} "
-        f"({style.plain(row['tolerance_rule'])}), against {runs} runs"
+        f"n = {_range(alpha['n'], 'd')} test points, tolerance "
+        f"{_range(alpha['tolerance'], '.4f')} ({rules}), "
+        f"against {_range(alpha['reference_runs'], 'd')} runs"
     )
+
+
+def _range(values: pd.Series, kind: str) -> str:
+    ends = [format(end, kind) for end in (values.min(), values.max())]
+    return "–".join(dict.fromkeys(ends))
 
 
 @style.styled
@@ -82,7 +90,7 @@ def ecdf_figure(
         for run, gap in zip(outputs.runs, logit_gap(outputs.logits), strict=True)
     }
     measured = _against_reference(alpha).sort_values(["alpha", "statistic"])
-    low, high = np.quantile(np.concatenate(list(gaps.values())), [0.0005, 0.9995])
+    low, high = np.quantile(np.concatenate([*runs_gaps, *gaps.values()]), [0.0005, 0.9995])
     grid = np.linspace(low, high, _GRID)
     figure, (top, bottom) = style.subplots(2, 1, height=6.6, sharex=True)
     candidates = list(
@@ -109,14 +117,22 @@ def ecdf_figure(
     if len(measured):
         worst = measured.iloc[-1]
         c = worst["tolerance"]
-        bottom.axhspan(
-            -c, c, color="#000000", alpha=0.10, linewidth=0, label=f"tolerance ± {c:.4f}"
-        )
+        # Distribution functions leave a corner to a legend; their differences leave none.
+        shades = [
+            bottom.axhspan(-c, c, color="#000000", alpha=0.10, linewidth=0),
+            bottom.fill_between([], [], color=style.colour(1), alpha=0.2),
+        ]
+        words = [f"tolerance ± {c:.4f}", "witness interval of the most outlying"]
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        bottom.legend(shades, words, **above)
+        law_values = base(grid)
+        band = np.clip([law_values - c, law_values + c], 0.0, 1.0)
+        top.fill_between(grid, *band, color="#000000", alpha=0.10, linewidth=0)
         edges = np.clip([worst["witness_lower"], worst["witness_upper"]], low, high)
         for axes in (top, bottom):
             axes.axvspan(*edges, color=style.colour(1), alpha=0.10, linewidth=0)
-        span = "witness interval of the most outlying"
-        bottom.fill_between([], [], color=style.colour(1), alpha=0.2, label=span)
+    else:
+        bottom.set_title(_NO_CANDIDATES, fontsize=9)
     top.plot([], [], color="#bbbbbb", label=f"{len(runs_gaps)} reference runs")
     top.plot([], [], color=style.colour(4), label=f"{len(candidates)} candidates")
     top.set(ylabel="share of test points", title="Distribution of the logit gap")
@@ -126,8 +142,6 @@ def ecdf_figure(
         xlim=(low, high),
     )
     top.legend(loc="lower right")
-    handles, labels = bottom.get_legend_handles_labels()
-    bottom.legend(handles[-2:], labels[-2:], loc="best")
     return figure
 
 
@@ -136,7 +150,11 @@ def metrics_figure(
     alpha: pd.DataFrame, metrics: pd.DataFrame, correlations: pd.DataFrame
 ) -> Figure:
     """α̂ of each candidate against accuracy, churn and calibration error."""
-    joined = alpha[alpha["against"] == "reference"].merge(metrics, on=["population", "run"])
+    measured = alpha[alpha["against"] == "reference"].dropna(subset=["alpha"])
+    joined = measured.merge(metrics, on=["population", "run"])
+    joined = joined.dropna(subset=list(_METRICS), how="all")
+    if joined.empty:
+        return style.in_words("There are no candidates with α̂ and metrics to compare.")
     figure, grid = style.subplots(2, 4, height=6.2, sharey="row", sharex="col")
     names = style.order(joined["population"])
     for row, scope in zip(grid, _SCOPES, strict=True):
@@ -150,6 +168,8 @@ def metrics_figure(
     for axes, label in zip(grid[-1], _METRICS.values(), strict=True):
         axes.set_xlabel(label)
     style.legend_below(figure, grid[0][0])
+    terms = [_terms(joined[joined["scope"] == scope]) for scope in _SCOPES]
+    figure.suptitle(f"upper row: {terms[0]}\nlower row: {terms[1]}", fontsize=9)
     return figure
 
 
@@ -201,19 +221,22 @@ def comparison_figure(
         ``reference`` or ``own``: what runs are held against.
     """
     chosen = alpha[(alpha["against"] == against) & alpha["population"].isin(populations)]
+    chosen = chosen.dropna(subset=["alpha"])
+    if chosen.empty:
+        return style.in_words(f"{style.plain(title)}\nα̂ of these populations was not measured.")
     figure, panels = style.subplots(1, 2, height=5.0, sharey=True)
     for axes, (scope, words) in zip(panels, _SCOPES.items(), strict=True):
         part = chosen[chosen["scope"] == scope]
         groups = [part.loc[part["population"] == name, "alpha"] for name in populations]
         labels = [
-            f"{style.plain(name)}\n({len(group)} runs)"
+            f"{style.plain(style.short(name, 28))} ({len(group)} runs)"
             for name, group in zip(populations, groups, strict=True)
         ]
         _boxes(axes, groups, labels)
-        axes.set_title(words)
-        if scope == "pooled":
-            axes.set_ylabel("α̂")
-    figure.suptitle(f"{style.plain(title)}\n{_terms(chosen[chosen['scope'] == 'pooled'])}")
+        axes.set_title(textwrap.fill(f"{words}: {_terms(part)}", 60), fontsize=9)
+    top = max(1.05 * chosen.loc[chosen["scope"].isin(_SCOPES), "alpha"].max(), 0.05)
+    panels[0].set(ylabel="α̂ (share trimmed)", ylim=(-0.02 * top, top))
+    figure.suptitle(style.plain(title))
     return figure
 
 
@@ -237,19 +260,23 @@ def _boxes(axes: Axes, groups: Sequence[pd.Series], labels: Sequence[str]) -> No
         axes.plot(across, group, style.marker(i), color=style.colour(i), alpha=0.75, markersize=5)
     axes.set_xticks(places, labels, rotation=25, ha="right", rotation_mode="anchor")
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(bottom=-0.01)
 
 
 @style.styled
 def null_figure(null: pd.DataFrame, alpha: pd.DataFrame, *, level: float = 0.05) -> Figure:
     """The leave-one-out null of α̂ and of the KS distance, and where the candidates lie."""
-    usual = null[null["scope"] == "pooled"]
+    usual = null[null["scope"] == "pooled"].dropna(subset=["alpha", "statistic"])
+    if usual.empty:
+        return style.in_words("There is no leave-one-out null: no reference run was measured.")
     measured = _against_reference(alpha)
     names = style.order(measured["population"])
     figure, panels = style.subplots(
         1, 2, height=min(max(3.6, 1.8 + 0.42 * len(names)), 7.0), sharey=True
     )
-    columns = (("alpha", "p_value", "α̂"), ("statistic", "p_value_ks", "KS distance (untrimmed)"))
+    columns = (
+        ("alpha", "p_value", "α̂ (share trimmed)"),
+        ("statistic", "p_value_ks", "KS distance (untrimmed)"),
+    )
     for axes, (column, p_value, label) in zip(panels, columns, strict=True):
         axes.plot(
             usual[column],
@@ -278,24 +305,34 @@ def null_figure(null: pd.DataFrame, alpha: pd.DataFrame, *, level: float = 0.05)
             )
         axes.set_xlabel(label)
         axes.set_title(f"filled: p ≤ {level:g}; counts at the right", fontsize=9)
-    labels = [f"null: {len(usual)} reference runs", *(style.plain(name) for name in names)]
+    null_label = f"null: {len(usual)} reference runs\n(shaded: up to their largest)"
+    labels = [null_label, *(style.plain(name) for name in names)]
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
+    figure.suptitle(_terms(measured) or _NO_CANDIDATES, fontsize=9)
     return figure
 
 
 @style.styled
 def ensemble_size_figure(ensemble_size: pd.DataFrame) -> Figure:
     """α̂, KS distance and acceptance of held-out runs against the number of reference runs."""
+    ensemble_size = ensemble_size.dropna(subset=["mean"])
+    if ensemble_size.empty:
+        return style.in_words("No ensemble sizes were measured.")
+    # By test and not by panel: a test looks the same in all panels.
+    looks = {test: i for i, test in enumerate(sorted(ensemble_size["test"].unique()))}
     figure, panels = style.subplots(1, 3, height=4.0)
     titles = {
-        "alpha": ("α̂", "α̂ of held-out runs"),
+        "alpha": ("α̂ (share trimmed)", "α̂ of held-out runs"),
         "statistic": ("KS distance", "untrimmed distance"),
         "accepted": ("share accepted", "held-out runs accepted"),
     }
     for axes, (quantity, (label, title)) in zip(panels, titles.items(), strict=True):
         part = ensemble_size[ensemble_size["quantity"] == quantity]
-        for i, (test, rows) in enumerate(part.groupby("test")):
+        if part.empty:
+            style.say(axes, f"{title}: not measured")
+        for test, rows in part.groupby("test"):
+            i = looks[test]
             rows = rows.sort_values("reference_runs")
             tint = style.colour(i)
             axes.fill_between(
@@ -313,26 +350,34 @@ def ensemble_size_figure(ensemble_size: pd.DataFrame) -> Figure:
         axes.set(xlabel="reference runs M", ylabel=label, title=title, ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_ylim(-0.03, 1.03)
-    style.legend_below(figure, panels[-1])
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return figure
 
 
 @style.styled
 def power_figure(power: pd.DataFrame) -> Figure:
     """Share of planted runs that each test rejects, against the planted label noise."""
+    power = power.dropna(subset=["power"])
+    if power.empty:
+        return style.in_words("No planted differences were tested.")
     figure, axes = style.subplots(height=4.6)
+    # Side by side: intervals at one noise would lie on each other.
+    step = 1.2 * (power["planted"].max() or 1.0)
     tests = style.order(power["test"])
     for i, test in enumerate(tests):
         part = power[power["test"] == test].sort_values("planted")
-        # Side by side: intervals at one noise would lie on each other.
-        x = 100 * part["planted"] + 0.06 * (i - (len(tests) - 1) / 2)
+        x = 100 * part["planted"] + step * (i - (len(tests) - 1) / 2)
         spread = np.clip([part["power"] - part["low"], part["high"] - part["power"]], 0, None)
         axes.errorbar(
             x, part["power"], spread, color=style.colour(i), marker=style.marker(i),
             capsize=3, linewidth=1.2, label=style.plain(test),
         )  # fmt: skip
-    if len(power):
-        level = power["level"].iloc[0]
+    for level in power["level"].unique():
         axes.axhline(level, color=style.REFERENCE, linestyle="--", label=f"level {level:g}")
     axes.set(
         xlabel="labels replaced in training, %",
@@ -347,18 +392,28 @@ def power_figure(power: pd.DataFrame) -> Figure:
 @style.styled
 def coverage_figure(coverage: pd.DataFrame) -> Figure:
     """Coverage of the intervals of α̂ where the truth is known, and the bias of the estimate."""
-    figure, (left, right) = style.subplots(1, 2, height=4.4)
+    coverage = coverage.dropna(subset=["coverage"])
+    if coverage.empty:
+        return style.in_words("No coverage was simulated.")
+    figure, (left, right) = style.subplots(1, 2, height=4.8)
+    # Side by side: intervals at one contamination would lie on each other.
+    step = 0.012 * (coverage["contamination"].max() or 1.0)
     for i, (_, part) in enumerate(coverage.groupby(["interval", "n"], sort=False)):
         interval, n = part["interval"].iloc[0], part["n"].iloc[0]
         part = part.sort_values("contamination")
         spread = np.clip([part["coverage"] - part["low"], part["high"] - part["coverage"]], 0, None)
         left.errorbar(
-            part["contamination"] + 0.003 * i, part["coverage"], spread, color=style.colour(i),
+            part["contamination"] + step * i, part["coverage"], spread, color=style.colour(i),
             marker=style.marker(i), capsize=3, label=f"{interval}, n = {n}",
         )  # fmt: skip
-    nominal = coverage["nominal"].iloc[0]
-    left.axhline(nominal, color=style.REFERENCE, linestyle="--", label=f"nominal {nominal:g}")
-    left.set(xlabel="contamination", ylabel="coverage", ylim=(0, 1.04), title="Coverage")
+    for nominal in coverage["nominal"].unique():
+        left.axhline(nominal, color=style.REFERENCE, linestyle="--", label=f"nominal {nominal:g}")
+    left.set(
+        xlabel="contamination (fraction)",
+        ylabel="coverage (share of simulations)",
+        ylim=(0, 1.04),
+        title="Coverage",
+    )
     for i, (_, part) in enumerate(coverage.groupby("n")):
         part, n = part.drop_duplicates("contamination"), part["n"].iloc[0]
         right.plot(
@@ -367,9 +422,9 @@ def coverage_figure(coverage: pd.DataFrame) -> Figure:
         )  # fmt: skip
     top = max(coverage["true_alpha"].max(), coverage["mean_alpha"].max()) * 1.05
     right.plot([0, top], [0, top], color=style.REFERENCE, linestyle="--", label="no bias")
-    right.set(xlabel="true α̂ of the law", ylabel="mean estimate", title="Bias")
-    left.legend(loc="lower right")
-    right.legend(loc="upper left")
+    right.set(xlabel="true α of the law", ylabel="mean estimate α̂", title="Bias")
+    for axes in (left, right):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 
@@ -386,9 +441,9 @@ def trimmed_images_figure(dataset: Dataset, trimmings: Sequence[Mapping[str, Any
     """
     weights = np.concatenate([np.asarray(trimming["weights"]) for trimming in trimmings])
     if len(weights) == 0:
-        figure, axes = style.subplots(height=2.0)
-        style.say(axes, "There are no candidates: nothing was trimmed.")
-        return figure
+        return style.in_words("There are no candidates: nothing was trimmed.")
+    if np.allclose(weights, 1.0 / weights.shape[1], rtol=1e-9, atol=0.0):
+        return style.in_words("All candidates are within the tolerance: nothing was trimmed.")
     score = weights.mean(axis=0) * weights.shape[1]
     ranked = np.argsort(score, kind="stable")
     columns = 10
@@ -397,7 +452,7 @@ def trimmed_images_figure(dataset: Dataset, trimmings: Sequence[Mapping[str, Any
     for half, (words, points) in enumerate(halves):
         for axes, point in zip(grid[2 * half : 2 * half + 2].flat, points, strict=False):
             _image(axes, dataset.test_images[point])
-            name = style.plain(dataset.classes[dataset.test_labels[point]])
+            name = style.plain(style.short(dataset.classes[dataset.test_labels[point]]))
             axes.set_title(f"{name}\n{score[point]:.2f}", fontsize=8)
         grid[2 * half][0].annotate(
             words, (0.0, 1.0), xycoords="axes fraction", xytext=(-6, 0),

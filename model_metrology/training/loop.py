@@ -178,14 +178,14 @@ class _Training:
         self.optimiser = _optimiser(self.recipe, list(self.stack.parameters.values()))
         self.dropout_seeds = [s.seed("dropout") for s in streams]
         self.history: list[NDArray[np.float64]] = []
-        self.diverged = np.full(len(streams), -1)
+        self.messages = [""] * len(streams)
 
     def epochs(self) -> Iterator[dict[str, Any] | None]:
         """Train epoch by epoch; yield the state where a checkpoint is due, else None."""
         recipe = self.recipe
         for epoch in range(len(self.history), recipe.epochs):
             self._epoch(epoch)
-            if (self.diverged >= 0).all():
+            if all(self.messages):
                 return
             due = recipe.checkpoint_epochs and (epoch + 1) % recipe.checkpoint_epochs == 0
             yield self.state() if due and epoch + 1 < recipe.epochs else None
@@ -232,21 +232,18 @@ class _Training:
         self.history.append(row)
         speed = len(self.points.train) * len(self.streams) / seconds
         for i, stream in enumerate(self.streams):
-            if self.diverged[i] >= 0:
+            if self.messages[i]:
                 continue
             logger.info(
                 "run %04d · epoch %d/%d · loss %.4f · accuracy %.4f · rate %.2g · %.0f images/s",
                 stream.run, epoch + 1, self.recipe.epochs, row[1, i], row[2, i], rate, speed,
             )  # fmt: skip
             if not np.isfinite(row[1, i]):
-                self.diverged[i] = epoch + 1
-                logger.warning("run %04d stopped: %s", stream.run, self._message(i))
+                self._stop(i, f"the loss was {row[1, i]} in epoch {epoch + 1}")
 
-    def _message(self, i: int) -> str:
-        return (
-            f"the loss was {self.history[self.diverged[i] - 1][1, i]} in epoch {self.diverged[i]} "
-            f"at a learning rate of {self.recipe.learning_rate:g}"
-        )
+    def _stop(self, i: int, reason: str) -> None:
+        self.messages[i] = f"{reason} at a learning rate of {self.recipe.learning_rate:g}"
+        logger.warning("run %04d stopped: %s", self.streams[i].run, self.messages[i])
 
     @torch.no_grad()
     def outputs(self) -> NDArray[np.float32]:
@@ -262,13 +259,17 @@ class _Training:
         outputs, history = self.outputs(), np.stack(self.history)
         trained = []
         for i, stream in enumerate(self.streams):
-            last = self.diverged[i] if self.diverged[i] >= 0 else len(history)
+            # The last step comes after the last loss.
+            if not self.messages[i] and not np.isfinite(outputs[i]).all():
+                self._stop(i, "outputs were not finite after the last step")
+            bad = np.flatnonzero(~np.isfinite(history[:, 1, i]))
+            last = bad[0] + 1 if len(bad) else len(history)
             columns = dict(zip(_HISTORY, history[:last, :, i].T, strict=True))
             trained.append(
                 TrainedRun(
                     run=stream.run,
-                    status=DIVERGED if self.diverged[i] >= 0 else COMPLETED,
-                    message=self._message(i) if self.diverged[i] >= 0 else "",
+                    status=DIVERGED if self.messages[i] else COMPLETED,
+                    message=self.messages[i],
                     weights=self.stack.state(i),
                     test_outputs=outputs[i],
                     history=columns | {"epoch": columns["epoch"].astype(np.int64)},
@@ -289,7 +290,7 @@ class _Training:
                 for i, values in moments.items()
             },
             "history": np.stack(self.history),
-            "diverged": self.diverged,
+            "messages": np.array(self.messages),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -302,8 +303,13 @@ class _Training:
             if name in state.get("optimiser", {})
         }
         self.optimiser.load_state_dict(whole)
+        for parameter, moments in self.optimiser.state.items():
+            for name, value in moments.items():
+                # Fused optimisers walk memory, so moments must lie as their parameter does.
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         self.history = list(state["history"])
-        self.diverged = np.asarray(state["diverged"])
+        self.messages = [str(message) for message in state["messages"]]
         logger.info(
             "runs %s go on from their checkpoint after epoch %d",
             ", ".join(f"{s.run:04d}" for s in self.streams),

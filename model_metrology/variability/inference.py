@@ -585,8 +585,8 @@ def ensemble_size_curve(
     reference
         (M, n) outputs of the runs that ensembles are drawn from, on the same points.
     sizes
-        Ensemble sizes, each in 1…M. Runs are drawn without replacement, so at sizes near M
-        the draws overlap and their spread understates that of fresh ensembles; at M it is 0.
+        Ensemble sizes, each in 1…M. Runs are drawn with replacement: drawn without, ensembles
+        near M would overlap, and their spread understate that of fresh ones, to 0 at M.
     law, tolerance, level
         As in :func:`bootstrap_alpha`. By ``"ks"`` the tolerance shrinks slightly with the size;
         give a number to keep it fixed.
@@ -618,10 +618,7 @@ def ensemble_size_curve(
         [ks_tolerance(n, _law_size(law, s, n), tolerance=tolerance, level=level) for s in sizes]
     )
     # In order, so that equal sets of runs give equal means to the last digit.
-    chosen = [
-        [np.sort(rng.choice(m, size=size, replace=False)) for _ in range(replicates)]
-        for size in sizes
-    ]
+    chosen = [[np.sort(rng.integers(m, size=size)) for _ in range(replicates)] for size in sizes]
     alpha = np.empty((len(sizes), replicates, len(tested)))
     statistic = np.empty_like(alpha)
     for k, candidate in enumerate(tested):

@@ -303,7 +303,7 @@ def power(
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie in (0, 1), got {level!r}")
     if test in ("ks", "alpha"):
-        null, observed = _trimmed_scores(runs, tested, test, tolerance)
+        null, observed = _trimmed_scores(runs, tested, test, tolerance, level)
     elif test == "mmd":
         null, observed = _mmd_scores(runs, tested)
     elif test == "energy":
@@ -314,11 +314,11 @@ def power(
 
 
 def _trimmed_scores(
-    runs: Array, tested: Array, test: Test, tolerance: Tolerance
+    runs: Array, tested: Array, test: Test, tolerance: Tolerance, level: float
 ) -> tuple[Array, Array]:
-    left_out = leave_one_out(runs, tolerance=tolerance)
+    left_out = leave_one_out(runs, tolerance=tolerance, level=level)
     pool = np.sort(runs, axis=None)
-    results = [alpha_hat(candidate, pool, tolerance=tolerance) for candidate in tested]
+    results = [alpha_hat(candidate, pool, tolerance=tolerance, level=level) for candidate in tested]
     if test == "ks":
         return left_out.statistic, np.array([result.statistic for result in results])
     return left_out.alpha, np.array([result.alpha for result in results])

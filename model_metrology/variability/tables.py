@@ -31,6 +31,7 @@ from model_metrology.variability.metrics import (
     debiased_calibration_error,
     expected_calibration_error,
     logit_gap,
+    pairwise_churn,
     predicted_labels,
 )
 from model_metrology.variability.references import Law, reference_sample
@@ -68,12 +69,15 @@ def metrics_table(outputs: Outputs, reference: Outputs) -> pd.DataFrame:
     -------
     DataFrame
         Columns population, run, role (``reference`` or ``candidate``), accuracy, churn_pairwise
-        (mean over the reference runs), churn_ensemble (against the sign of the reference runs'
+        (mean over the reference runs), churn_own (mean over the population's other runs),
+        churn_ensemble (against the sign of the reference runs'
         mean gap), ece, ece_adaptive, ece_debiased, ece_positive.
     """
     gaps, reference_gaps = logit_gap(outputs.logits), logit_gap(reference.logits)
     predicted = [predicted_labels(gap) for gap in gaps]
     reference_predicted = [predicted_labels(gap) for gap in reference_gaps]
+    # The mean of a row, its zero diagonal left out.
+    own = pairwise_churn(gaps).sum(axis=1) / max(len(gaps) - 1, 1)
     rows = []
     for i, others in enumerate(_others(outputs, reference)):
         against = np.flatnonzero(others)
@@ -87,6 +91,7 @@ def metrics_table(outputs: Outputs, reference: Outputs) -> pd.DataFrame:
                 "churn_pairwise": float(
                     np.mean([churn(predicted[i], reference_predicted[j]) for j in against])
                 ),
+                "churn_own": own[i],
                 "churn_ensemble": churn(gaps[i], reference_gaps[against].mean(axis=0)),
                 "ece": expected_calibration_error(probability, outputs.labels),
                 "ece_adaptive": expected_calibration_error(
@@ -359,8 +364,9 @@ def ensemble_size_table(
     -------
     DataFrame
         Columns reference_runs, test (``trimmed``, ``untrimmed``), quantity (``alpha``,
-        ``statistic``, ``accepted``), mean, low, high: mean over candidates and ensembles, and the
-        1 − level range over ensembles.
+        ``statistic``, ``accepted``), mean, low, high: mean over candidates and ensembles, and
+        the bootstrap interval (1 − level, over the choice of reference runs) of one candidate's
+        value, averaged over the candidates.
     """
     m = len(reference.runs)
     # Roughly geometric: small ensembles are where it changes.
@@ -385,7 +391,7 @@ def ensemble_size_table(
     rows = []
     for (test, quantity), values in quantities.items():
         by_ensemble = values.mean(axis=2)
-        low, high = np.quantile(by_ensemble, [tail, 1.0 - tail], axis=1)
+        low, high = np.quantile(values, [tail, 1.0 - tail], axis=1).mean(axis=2)
         for i, size in enumerate(curve.sizes):
             rows.append(
                 {
@@ -701,9 +707,10 @@ def summary_table(
     -------
     DataFrame
         Columns population, runs, excluded, accuracy, accuracy_sd, accuracy_sd_expected
-        (√(e/2n), Jordan 2023), churn_pairwise, test_error (what pairwise churn should be, Jiang
-        et al. 2022), ece, candidates, alpha (median against the reference), alpha_maximum,
-        outliers, alpha_own (median within the population).
+        (√(e/2n), Jordan 2023), churn_own (within the population), test_error (what that churn
+        should be, Jiang et al. 2022), ece, candidates, alpha (median against the reference),
+        alpha_maximum, outliers (by α̂), outliers_ks (by the untrimmed distance), alpha_own
+        (median within the population).
     """
     rows = []
     for population, runs in metrics.groupby("population", sort=False):
@@ -721,13 +728,14 @@ def summary_table(
                 "accuracy": runs["accuracy"].mean(),
                 "accuracy_sd": runs["accuracy"].std(),
                 "accuracy_sd_expected": np.sqrt(error / (2.0 * points)),
-                "churn_pairwise": runs["churn_pairwise"].mean(),
+                "churn_own": runs["churn_own"].mean(),
                 "test_error": error,
                 "ece": runs["ece"].mean(),
                 "candidates": len(pooled),
                 "alpha": pooled["alpha"].median(),
                 "alpha_maximum": against.loc[against["scope"] == "maximum", "alpha"].median(),
-                "outliers": int((pooled["p_value_ks"] <= level).sum()),
+                "outliers": int((pooled["p_value"] <= level).sum()),
+                "outliers_ks": int((pooled["p_value_ks"] <= level).sum()),
                 "alpha_own": own["alpha"].median(),
             }
         )

@@ -1,5 +1,7 @@
 """Figures draw what the tables say, in words where there is nothing, and the same bytes twice."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -232,4 +234,150 @@ def test_many_populations_still_fit_a_page(study):
     many = pd.concat([one.assign(population=f"p{i}") for i in range(30)])
     figure = variability.null_figure(study["null"], many)
     assert figure.get_size_inches()[1] <= 7
+    plt.close(figure)
+
+
+def measured_nothing(table, *, rows):
+    """The table with no rows, or with none of its measurements."""
+    if not rows:
+        return table.iloc[:0]
+    kept = ("run", "n", "reference_runs", "epoch")
+    numbers = [name for name in table.select_dtypes("number") if name not in kept]
+    return table.assign(**dict.fromkeys(numbers, np.nan))
+
+
+def words(figure):
+    return " ".join(
+        text
+        for axes in figure.axes
+        for text in [axes.get_title(), *(t.get_text() for t in axes.texts)]
+    )
+
+
+NOTHING = {
+    "ecdf": "There are no candidates",
+    "metrics": "There are no candidates",
+    "comparison": "was not measured",
+    "null": "There is no leave-one-out null",
+    "ensemble_size": "No ensemble sizes were measured",
+    "power": "No planted differences were tested",
+    "coverage": "No coverage was simulated",
+}
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["empty", "all NaN"])
+@pytest.mark.parametrize("name", NOTHING)
+def test_figures_without_measurements_say_so(study, name, rows, tmp_path):
+    nothing = {
+        key: measured_nothing(value, rows=rows) if isinstance(value, pd.DataFrame) else value
+        for key, value in study.items()
+    }
+    figure = draw(nothing, name)
+    said = words(figure)
+    style.save(figure, tmp_path / "x.png")
+    assert NOTHING[name] in said
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["empty", "all NaN"])
+def test_training_figure_without_finite_loss_says_so(history, rows):
+    figure = training_figure(measured_nothing(history, rows=rows))
+    assert "No finite training loss" in words(figure)
+    plt.close(figure)
+
+
+def test_comparison_cuts_no_run_off(study):
+    # The class-conditional values are far larger than the pooled ones, and share their scale.
+    alpha = study["alpha"].query("against == 'own'").copy()
+    alpha["alpha"] = np.where(alpha["scope"] == "pooled", 0.01, np.linspace(0.2, 0.9, len(alpha)))
+    names = [BASE, OTHER, THIRD]
+    figure = variability.comparison_figure(alpha, title="t", populations=names, against="own")
+    for axes, scope in zip(figure.axes, ("pooled", "maximum"), strict=True):
+        low, high = axes.get_ylim()
+        drawn = [line.get_ydata() for line in axes.lines if line.get_marker() in style.MARKERS]
+        values = np.concatenate(drawn)
+        expected = alpha.loc[alpha["scope"] == scope, "alpha"]
+        np.testing.assert_allclose(sorted(values), sorted(expected))
+        assert low <= values.min() and values.max() <= high
+    plt.close(figure)
+
+
+def test_each_panel_states_its_own_terms(study):
+    figure = draw(study, "comparison")
+    pooled, maximum = (" ".join(axes.get_title().split()) for axes in figure.axes)
+    # 400 points, half of them of each class.
+    assert "n = 400 test points" in pooled and "n = 200 test points" in maximum
+    plt.close(figure)
+    mixed = study["alpha"].query("against == 'own'").copy()
+    mixed.loc[mixed["population"] == OTHER, ["n", "tolerance"]] = [900, 0.5]
+    figure = variability.comparison_figure(
+        mixed, title="t", populations=[BASE, OTHER], against="own"
+    )
+    assert "n = 400–900 test points" in " ".join(figure.axes[0].get_title().split())
+    plt.close(figure)
+
+
+def test_a_test_has_one_colour_in_all_panels_of_the_ensemble_sizes(study):
+    figure = draw(study, "ensemble_size")
+    colours = {}
+    for axes in figure.axes:
+        for line in axes.lines:
+            colours.setdefault(line.get_label(), set()).add(line.get_color())
+    assert {name: len(values) for name, values in colours.items()} == {
+        "trimmed test": 1,
+        "untrimmed test": 1,
+    }
+    assert figure.axes[1].lines[0].get_label() == "untrimmed test"
+    assert len(set.union(*colours.values())) == 2
+    plt.close(figure)
+
+
+def test_a_candidate_that_was_not_measured_is_not_the_most_outlying(study):
+    alpha = study["alpha"].copy()
+    chosen = (alpha["against"] == "reference") & (alpha["scope"] == "pooled")
+    worst = alpha[chosen].sort_values(["alpha", "statistic"]).index
+    alpha.loc[worst[-1], "alpha"] = np.nan
+    figure = draw(study | {"alpha": alpha}, "ecdf")
+    legend = " ".join(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    assert "nan" not in legend and f"run {alpha.loc[worst[-2], 'run']} (" in legend
+    plt.close(figure)
+
+
+def test_a_diverging_loss_sets_no_scale_and_is_marked_once(history):
+    exploded = history.copy()
+    last = (exploded["population"] == THIRD) & (exploded["run"] == 1)
+    exploded.loc[last, "loss"] = [2.0, 1e9, np.inf, np.nan]
+    figure = training_figure(exploded)
+    assert figure.axes[0].get_ylim()[1] < 3.0
+    crosses = [line for line in figure.axes[0].lines if line.get_label() == f"{THIRD}: diverged"]
+    assert [list(line.get_xdata()) for line in crosses] == [[3]]
+    plt.close(figure)
+
+
+def test_weights_that_are_all_equal_show_no_images():
+    figure = variability.trimmed_images_figure(images(30), [{"weights": np.full((2, 30), 1 / 30)}])
+    assert "nothing was trimmed" in words(figure)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_trimmed_images_are_those_of_the_smallest_weight(channels):
+    dataset = images(60)
+    dataset = replace(dataset, test_images=dataset.test_images[:, :channels])
+    weights = np.random.default_rng(0).permutation(np.arange(1.0, 61.0))
+    figure = variability.trimmed_images_figure(dataset, [{"weights": weights[None] / 1830.0}])
+    for axes, point in ((figure.axes[0], weights.argmin()), (figure.axes[20], weights.argmax())):
+        shown = np.asarray(axes.images[0].get_array())
+        picture = dataset.test_images[point]
+        np.testing.assert_array_equal(
+            shown, picture[0] if channels == 1 else np.moveaxis(picture, 0, -1)
+        )
+        name = dataset.classes[dataset.test_labels[point]]
+        assert axes.get_title() == f"{name}\n{60 * weights[point] / 1830:.2f}"
+    plt.close(figure)
+
+
+def test_unknown_formats_are_refused(tmp_path):
+    figure, _ = plt.subplots()
+    with pytest.raises(ValueError, match=r"x\.svg: figures are written as \.png or \.pdf"):
+        style.save(figure, tmp_path / "x.svg")
     plt.close(figure)

@@ -29,6 +29,7 @@ def content():
                 "size": 4,
                 "label_noise": 0.1,
             },
+            "pair": {"dataset": "digits2", "architecture": {"name": "mlp"}, "size": 2},
         },
         "variability": {"reference": {"population": "base", "size": 5}, "level": 0.2},
     }
@@ -64,6 +65,15 @@ def test_defaults_are_filled_in(content):
         ("populations.base.recipe.trainable", "head", "needs `architecture.pretrained: true`"),
         ("populations.base.architecture.pretrained", True, "there are no weights for mlp"),
         ("populations.base.varies", ["weather"], "populations.base.varies"),
+        ("populations.base.varies", ["dropout"], "nothing would differ between the runs"),
+        ("populations.base.recipe.momentum", 0.9, "it is for sgd, not for adam"),
+        ("populations.base.architecture", {"name": "resnet18", "width": 8}, "no such option"),
+        ("variability.planted", ["base"], "base has no planted difference"),
+        (
+            "variability.comparisons",
+            {"x": {"title": "?", "populations": ["pair"], "against": "own"}},
+            "fewer than three runs",
+        ),
         ("datasets.digits2", {"train": 10**6}, r"datasets\.digits2\.train: 1000000 points"),
         ("datasets.imagenet", {}, "there is no dataset 'imagenet'"),
         ("variability.reference.size", 8, "leave no candidate among the 8 runs"),

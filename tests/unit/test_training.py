@@ -152,10 +152,14 @@ class _Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("stacked", ["no", "yes"])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_a_killed_training_resumes_bit_for_bit(digits, tmp_path, monkeypatch, stacked, optimiser):
+def test_a_killed_training_resumes_bit_for_bit(
+    digits, tmp_path, monkeypatch, name, stacked, optimiser
+):
     of = population(
+        {"name": name, "depth": 1 if name == "mlp" else None},
         recipe={"epochs": 4, "checkpoint_epochs": 2, "optimiser": optimiser, "momentum": 0.5},
         stacked=stacked,
     )
@@ -408,6 +412,16 @@ def test_a_diverging_run_is_marked_and_harms_no_other(digits, monkeypatch, caplo
     assert "epoch 1" in runs[1].message and "learning rate of 0.01" in runs[1].message
     assert same(runs[0], expected[0]) and same(runs[2], expected[2])
     assert "run 0001 stopped" in caplog.text
+
+
+def test_a_run_whose_last_step_diverges_is_marked(digits):
+    of = population(
+        {"dropout": 0.0},
+        {"optimiser": "sgd", "learning_rate": 1e30, "epochs": 1, "batch_size": 300},
+    )
+    run = train(of, digits, runs=1)[0]
+    assert np.isfinite(run.history["loss"]).all()
+    assert run.status == "diverged" and "after the last step" in run.message
 
 
 @pytest.mark.parametrize("stacked", ["no", "yes"])
