@@ -226,7 +226,7 @@ def test_ensemble_curve_equals_subsets_written_out(law):
     rng = np.random.default_rng(3)
     for s, size in enumerate([1, 4, 6]):
         for r in range(5):
-            chosen = rng.integers(6, size=size)
+            chosen = np.sort(rng.integers(6, size=size))
             sample = reference_sample(reference[chosen], law)
             for k in range(3):
                 expected = alpha_hat(candidates[k], sample, tolerance=0.06)
@@ -235,8 +235,6 @@ def test_ensemble_curve_equals_subsets_written_out(law):
     mean, lower, upper = curve.mean_alpha()
     assert_allclose(mean, curve.alpha.mean(axis=(1, 2)))
     assert (lower <= mean + 1e-12).all() and (mean <= upper + 1e-12).all()
-    # All six runs: one ensemble only.
-    assert np.ptp(curve.alpha[2], axis=0).max() <= 1e-12
     trimmed, untrimmed = curve.accepted(0.1)[0], curve.accepted()[0]
     assert (trimmed >= untrimmed).all()
     assert_allclose(untrimmed, (curve.statistic <= 0.06).mean(axis=(1, 2)))
