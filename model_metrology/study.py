@@ -89,7 +89,7 @@ class Reference(Options):
     population: str
     """A key of `populations`."""
     size: int = Field(ge=3)
-    """Its first `size` runs are the reference; the rest are candidates."""
+    """Its first `size` completed runs are the reference; the rest are candidates."""
     law: Literal["pooled", "mean", "quantile"] = "pooled"
     """Pooled eCDF; eCDF of the mean gap; average of the quantile functions."""
 
@@ -203,6 +203,11 @@ def _check_populations(study: Study) -> None:
         if recipe.trainable == "head" and not architecture.pretrained:
             raise ValueError(
                 f"{key}.recipe.trainable: 'head' needs `architecture.pretrained: true`"
+            )
+        if architecture.name == "vit_b_16" and architecture.image_size not in (None, 224):
+            raise ValueError(
+                f"{key}.architecture.image_size: vit_b_16 takes images of 224, got "
+                f"{architecture.image_size}; leave it out"
             )
         if architecture.pretrained and architecture.name not in PRETRAINED:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -180,7 +181,11 @@ def _torchvision_model(a: Architecture, outputs: int) -> nn.Module:
 
     build = getattr(torchvision.models, a.name)
     if not a.pretrained:
-        options = {} if a.name.startswith("resnet") else {"dropout": a.dropout}
+        options: dict[str, Any] = {}
+        if not a.name.startswith("resnet"):
+            options["dropout"] = a.dropout
+        if a.name == "vit_b_16":
+            options["image_size"] = a.image_size
         network: nn.Module = build(num_classes=outputs, **options)
         return network
     from model_metrology.data import pretrained_weights

@@ -369,6 +369,11 @@ def ensemble_size_table(
         value, averaged over the candidates.
     """
     m = len(reference.runs)
+    if len(candidates.runs) == 0:
+        raise ValueError(
+            f"population {reference.population!r}: all completed runs are reference runs and none "
+            "is held out, because the others diverged; raise its size"
+        )
     # Roughly geometric: small ensembles are where it changes.
     sizes = np.unique(np.geomspace(1, m, num=min(m, 9)).round().astype(int))
     curve = ensemble_size_curve(
