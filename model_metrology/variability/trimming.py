@@ -23,7 +23,7 @@ References
 ----------
 .. [1] P. C. Álvarez-Esteban, E. del Barrio, J. A. Cuesta-Albertos, C. Matrán, "Similarity of
    samples and trimming", Bernoulli 18 (2012) 606–634.
-.. [2] D. Banerjee, T. Marrinan, R. Cannon, T. Chiang, A. D. Sarwate, "Measuring training
+.. [2] S. Banerjee, T. Marrinan, R. Cannon, T. Chiang, A. D. Sarwate, "Measuring training
    variability from stochastic optimization using robust nonparametric testing",
    arXiv:2406.08307 (2024).
 """
