@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 _EVALUATION_BATCH = 500
 
+# Of the transforms that torchvision documents with its ImageNet weights.
+_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
+_IMAGENET_STD = np.array([0.229, 0.224, 0.225])
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device that a study's word stands for.
@@ -67,11 +71,13 @@ class Points:
         dataset: Dataset,
         device: torch.device,
         features: dict[str, NDArray[np.float32]] | None = None,
+        *,
+        pretrained: bool = False,
     ) -> Points:
         """Normalise a dataset's images, or take features in their place."""
         if features is None:
             train, test = (
-                normalised_images(images, dataset, device)
+                normalised_images(images, dataset, device, pretrained=pretrained)
                 for images in (dataset.train_images, dataset.test_images)
             )
         else:
@@ -87,14 +93,23 @@ class Points:
 _PARTS = ("train", "test")
 
 
-def normalised_images(images: NDArray[np.uint8], dataset: Dataset, device: torch.device) -> Tensor:
-    """Images as float32 with mean 0 and variance 1 per channel over the training images."""
-    mean, std = (
+def normalised_images(
+    images: NDArray[np.uint8], dataset: Dataset, device: torch.device, *, pretrained: bool = False
+) -> Tensor:
+    """Images as float32, each channel shifted and scaled.
+
+    To mean 0 and variance 1 over the training images; for networks pretrained on ImageNet by the
+    constants that they were trained with (of a grey image, their means).
+    """
+    mean, std = (dataset.mean, dataset.std) if not pretrained else (_IMAGENET_MEAN, _IMAGENET_STD)
+    if images.shape[1] != len(mean):
+        mean, std = np.mean(mean, keepdims=True), np.mean(std, keepdims=True)
+    shift, scale = (
         torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
         # A channel that never varies has nothing to scale.
-        for values in (dataset.mean, np.where(dataset.std > 0, dataset.std, 1.0))
+        for values in (mean, np.where(std > 0, std, 1.0))
     )
-    scaled = (torch.from_numpy(images).float() / 255 - mean) / std
+    scaled = (torch.from_numpy(images).float() / 255 - shift) / scale
     # Convolutions on CPUs are nearly twice as fast with channels last.
     return scaled.contiguous(memory_format=torch.channels_last).to(device)
 
@@ -219,7 +234,8 @@ def extract_features(
         parts = []
         for start in range(0, len(images), _EVALUATION_BATCH):
             chunk = images[start : start + _EVALUATION_BATCH]
-            parts.append(body(normalised_images(chunk, dataset, device)).cpu())
+            inputs = normalised_images(chunk, dataset, device, pretrained=architecture.pretrained)
+            parts.append(body(inputs).cpu())
             logger.info("features of %s points · %d/%d", part, start + len(chunk), len(images))
         features[part] = torch.cat(parts).numpy()
     return features

@@ -92,7 +92,9 @@ def train_runs(
             f"recipe.batch_size: {recipe.batch_size} is more than the "
             f"{len(dataset.train_labels)} training points of {dataset.name}"
         )
-    points = Points.from_dataset(dataset, device, features)
+    points = Points.from_dataset(
+        dataset, device, features, pretrained=population.architecture.pretrained
+    )
     fingerprint = f"{fingerprint} {_data_digest(dataset)}"
     done, current = _resume(checkpoint, fingerprint, streams)
     missing = [s for s in streams if s.run not in done]

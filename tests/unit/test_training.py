@@ -301,6 +301,20 @@ def test_images_are_normalised_by_channel(colour):
     torch.testing.assert_close(images.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
 
 
+def test_pretrained_networks_get_the_images_they_were_trained_with(colour):
+    transforms = pytest.importorskip("model_metrology.torchvision_compat").torchvision.transforms
+    expected = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )(np.moveaxis(colour.train_images[0], 0, -1))
+    images = normalised_images(colour.train_images, colour, CPU, pretrained=True)
+    torch.testing.assert_close(images[0], expected)
+    grey = normalised_images(colour.train_images[:, :1], colour, CPU, pretrained=True)
+    assert grey.shape == (80, 1, 16, 16)
+
+
 def test_one_step_of_sgd_by_hand(digits):
     of = population(
         {"dropout": 0.0},
