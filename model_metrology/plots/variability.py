@@ -167,6 +167,7 @@ def metrics_figure(
         row[0].set_ylabel(f"α̂, {_SCOPES[scope]}")
     for axes, label in zip(grid[-1], _METRICS.values(), strict=True):
         axes.set_xlabel(label)
+        axes.locator_params(axis="x", nbins=4)
     style.legend_below(figure, grid[0][0])
     terms = [_terms(joined[joined["scope"] == scope]) for scope in _SCOPES]
     figure.suptitle(f"upper row: {terms[0]}\nlower row: {terms[1]}", fontsize=9)
