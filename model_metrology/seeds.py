@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STREAMS: tuple[str, ...] = ("init", "order", "augmentation", "dropout", "label_noise")
+STREAMS: tuple[str, ...] = ("init", "order", "augmentation", "dropout", "label_noise", "data")
 """Sources of randomness of a training run, in the order used for reports."""
 
 
