@@ -4,6 +4,7 @@
 #   snakemake --cores 2 --configfile studies/smoke.yaml    another study
 #
 #   dataset -> training (one job a block of runs) -> outputs -> variability -> figures -> report
+#   two-layer networks -> spectra -> forensics ------------------------------^
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -30,9 +31,15 @@ report: "report/front.rst"
 include: "rules/data.smk"
 include: "rules/training.smk"
 include: "rules/variability.smk"
+include: "rules/spectra.smk"
+include: "rules/figures.smk"
 
 
-targets = [*training_figures, *(variability_results if study.variability else [])]
+targets = [
+    *figure_results,
+    *(variability_results if study.variability else []),
+    *(spectra_results if study.spectra else []),
+]
 
 
 rule all:

@@ -14,12 +14,13 @@ import pandas as pd
 
 from model_metrology.data.datasets import Dataset
 from model_metrology.runs import Outputs, TrainedRun
+from model_metrology.spectra.runs import MATRICES, RunSpectra, WidthRun
 from model_metrology.store import Tree, open_file, read, read_group, write
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a CSV table of a study; a population named ``1`` or ``NA`` keeps that name."""
-    names = dict.fromkeys(("population", "candidates", "scope"), str)
+    names = dict.fromkeys(("population", "candidates", "scope", "group"), str)
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
@@ -126,9 +127,69 @@ def write_trimming(
     write(path, {"runs": runs, "weights": weights}, kind="trimming", attrs=attrs, axes=axes)
 
 
+def write_width_runs(
+    path: str | os.PathLike[str], runs: Iterable[WidthRun], attrs: Mapping[str, Any]
+) -> None:
+    """Write trained two-layer networks: weights at the kept steps, history, status."""
+    axes: dict[str, tuple[str, ...]] = {
+        "steps": ("kept step",),
+        "weights": ("kept step", "hidden unit", "input"),
+        "readout": ("kept step", "hidden unit"),
+    }
+    axes |= {name: ("step",) for name in ("step", "loss", "test_loss", "test_r2")}
+    write(path, {"runs": _by_number(runs)}, kind="width runs", attrs=attrs, axes=axes)
+
+
+def _by_number(runs: Iterable[WidthRun | RunSpectra]) -> Tree:
+    """One group a run, in the order of their numbers; the number is the group's name."""
+    tree = {f"{run.run:04d}": dict(vars(run)) for run in sorted(runs, key=lambda run: run.run)}
+    for group in tree.values():
+        del group["run"]
+    return tree
+
+
+def read_width_runs(path: str | os.PathLike[str]) -> Iterator[WidthRun]:
+    """Read what :func:`write_width_runs` wrote, run by run."""
+    with open_file(path, kind="width runs") as file:
+        for number, group in file["runs"].items():
+            tree = read_group(group)
+            words: Tree = {name: str(tree.pop(name)) for name in ("status", "message")}
+            yield WidthRun(run=int(number), **words, **tree)
+
+
+def write_spectra(
+    path: str | os.PathLike[str], spectra: Iterable[RunSpectra], attrs: Mapping[str, Any]
+) -> None:
+    """Write the spectra of two-layer networks."""
+    axes: dict[str, tuple[str, ...]] = {
+        "steps": ("kept step",),
+        "displacement": ("kept step", "singular value"),
+        "readout": ("kept step", "norm and change"),
+    }
+    axes |= {name: ("kept step", "eigenvalue, ascending") for name in MATRICES}
+    write(path, {"runs": _by_number(spectra)}, kind="spectra", attrs=attrs, axes=axes)
+
+
+def read_spectra(path: str | os.PathLike[str]) -> list[RunSpectra]:
+    """Read what :func:`write_spectra` wrote."""
+    tree, _ = read(path, kind="spectra")
+    return [RunSpectra(run=int(number), **run) for number, run in tree.get("runs", {}).items()]
+
+
+def write_image_spectra(
+    path: str | os.PathLike[str],
+    spectra: Mapping[int, Mapping[str, Mapping[str, Any]]],
+    attrs: Mapping[str, Any],
+) -> None:
+    """Write spectra of networks trained on images: by run, matrix and stage."""
+    axes = dict.fromkeys(("initial", "trained"), ("eigenvalue, ascending",))
+    tree = {"runs": {f"{run:04d}": matrices for run, matrices in spectra.items()}}
+    write(path, tree, kind="image spectra", attrs=attrs, axes=axes)
+
+
 def read_any(path: str | os.PathLike[str]) -> Any:
-    """Read a dataset, outputs or trimmings, whichever the file holds."""
-    readers = {"dataset": read_dataset, "outputs": read_outputs}
+    """Read a dataset, outputs, spectra or trimmings, whichever the file holds."""
+    readers = {"dataset": read_dataset, "outputs": read_outputs, "spectra": read_spectra}
     with open_file(path) as file:
         kind = str(file.attrs["kind"])
     return readers[kind](path) if kind in readers else read(path, kind=kind)[0]

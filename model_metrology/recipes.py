@@ -115,8 +115,13 @@ class Population(Options):
 
     def blocks(self) -> Iterator[str]:
         """Names of the jobs' blocks of runs: ``0007``, or ``0000-0009`` for ten runs a job."""
-        for first in range(0, self.size, self.runs_per_job):
-            yield block_name(range(first, min(first + self.runs_per_job, self.size)))
+        return blocks(self.size, self.runs_per_job)
+
+
+def blocks(size: int, runs_per_job: int) -> Iterator[str]:
+    """Names of the blocks of `size` runs."""
+    for first in range(0, size, runs_per_job):
+        yield block_name(range(first, min(first + runs_per_job, size)))
 
 
 def block_name(runs: range) -> str:

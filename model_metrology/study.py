@@ -10,6 +10,7 @@ first job.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import re
@@ -36,6 +37,7 @@ from model_metrology.recipes import (
     Options,
     Population,
 )
+from model_metrology.spectra.recipes import Group, Sweep, WidthPopulation
 
 
 def _safe_name(name: str) -> str:
@@ -131,6 +133,58 @@ class Variability(Options):
         return measured | self.reference.model_dump(include={"size", "law"})
 
 
+class ImageSpectra(Options):
+    """Spectra of the networks that are trained on images."""
+
+    populations: list[str] = Field(min_length=1)
+    """Keys of the study's `populations`."""
+    runs: int = Field(2, ge=1)
+    """The first so many completed runs of each."""
+    points: int = Field(500, ge=2)
+    """Test points of the kernels."""
+
+
+class Forensics(Options):
+    """Can the optimiser be named from the spectra of a run?"""
+
+    classes: dict[Name, list[str]] = Field(min_length=2)
+    """Sweeps whose runs are of a class, by the name to give."""
+    unknown: dict[Name, list[str]] = {}
+    """Sweeps of optimisers that are not among the classes: no name should be given."""
+    held_out: list[str] = []
+    """Keys whose values are left out one at a time, e.g. `data.link`."""
+
+
+class Spectra(Options):
+    """Spectra: what did the optimiser do?"""
+
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Level of the edge test: how often a bulk without spikes is called one with."""
+    populations: dict[Name, WidthPopulation] = {}
+    """Two-layer networks of linear width, by name."""
+    sweeps: dict[Name, Sweep] = {}
+    """Grids that start from one of these populations, by name."""
+    expected: dict[str, Literal["bulk", "bulk+spikes", "heavy-tailed"]] = {}
+    """What kind of spectrum the weights of a population should end with: a claim to be counted."""
+    multi_index: list[str] = []
+    """Populations with several planted directions, for the figure of alignments."""
+    scaling: list[str] = []
+    """Sweeps over `data.points`, for the norms against size."""
+    phases: list[str] = []
+    """Sweeps over `recipe.learning_rate` and `data.label_scale`, for the phase diagram."""
+    forensics: Forensics | None = None
+    """Naming the optimiser; absent: not tried."""
+    images: ImageSpectra | None = None
+    """Networks trained on images; absent: none."""
+
+    def groups(self) -> dict[str, Group]:
+        """Everything that is trained, populations and sweeps, by name."""
+        groups = {name: Group(base=base) for name, base in self.populations.items()}
+        for name, sweep in self.sweeps.items():
+            groups[name] = Group(base=self.populations[sweep.population], sweep=sweep)
+        return groups
+
+
 class Study(Options):
     """A study of trained models as instruments."""
 
@@ -141,18 +195,21 @@ class Study(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA when there, else CPU."""
     data: DataOptions = DataOptions()
-    datasets: dict[Name, DatasetOptions] = Field(min_length=1)
+    datasets: dict[Name, DatasetOptions] = {}
     """Datasets by name, and their sizes."""
-    populations: dict[Name, Population] = Field(min_length=1)
+    populations: dict[Name, Population] = {}
     """Populations by name."""
     max_excluded: Fraction = 0.0
     """Fail if more than this fraction of a population's runs diverged and is left out."""
     variability: Variability | None = None
     """The variability analysis; absent: not run."""
+    spectra: Spectra | None = None
+    """The spectra of two-layer networks, and of those above; absent: not run."""
 
     @model_validator(mode="after")
     def _check(self) -> Study:
-        for check in (_check_datasets, _check_populations, _check_variability):
+        _check_any(self)
+        for check in (_check_datasets, _check_populations, _check_variability, _check_spectra):
             check(self)
         return self
 
@@ -160,6 +217,11 @@ class Study(Options):
 def _known(kind: str, key: str, name: str, names: Mapping[str, Any]) -> None:
     if name not in names:
         raise ValueError(f"{key}: there is no {kind} {name!r}; known: {', '.join(sorted(names))}")
+
+
+def _check_any(study: Study) -> None:
+    if not study.populations and not (study.spectra and study.spectra.populations):
+        raise ValueError("populations: there is nothing to train; name at least one population")
 
 
 def _check_datasets(study: Study) -> None:
@@ -298,6 +360,80 @@ def _check_variability(study: Study) -> None:
         raise ValueError(
             f"{key}.population: {base.dataset} has {len(DATASETS[base.dataset].classes)} classes; "
             "logit gaps are defined for two"
+        )
+
+
+def _check_spectra(study: Study) -> None:
+    options = study.spectra
+    if options is None:
+        return
+    both = sorted(options.populations.keys() & options.sweeps.keys())
+    if both:
+        raise ValueError(f"spectra.sweeps.{both[0]}: a population has this name; rename one")
+    for name, sweep in options.sweeps.items():
+        key = f"spectra.sweeps.{name}"
+        _known("population", f"{key}.population", sweep.population, options.populations)
+        try:
+            sweep.populations(options.populations[sweep.population])
+        except ValidationError as error:
+            raise ValueError(_plain(error, f"{key}.over")) from None
+        except ValueError as error:
+            raise ValueError(f"{key}.{error}") from None
+    for key in ("expected", "multi_index"):
+        for name in getattr(options, key):
+            _known("population", f"spectra.{key}", name, options.populations)
+    for key, varied in _SWEEP_KEYS.items():
+        for name in getattr(options, key):
+            _known("sweep", f"spectra.{key}", name, options.sweeps)
+            missing = varied - options.sweeps[name].varied()
+            if missing:
+                raise ValueError(
+                    f"spectra.{key}: {name} does not vary {' or '.join(sorted(missing))}; "
+                    "add it to the sweep's `over`"
+                )
+    _check_forensics(options)
+    if options.images is not None:
+        for name in options.images.populations:
+            _known("population", "spectra.images.populations", name, study.populations)
+            _check_image_spectra(study, name, options.images)
+
+
+_SWEEP_KEYS = {
+    "scaling": {"data.points"},
+    "phases": {"recipe.learning_rate", "data.label_scale"},
+}
+
+
+def _check_forensics(options: Spectra) -> None:
+    forensics = options.forensics
+    if forensics is None:
+        return
+    for part in ("classes", "unknown"):
+        for label, names in getattr(forensics, part).items():
+            for name in names:
+                _known("sweep", f"spectra.forensics.{part}.{label}", name, options.sweeps)
+    for name in itertools.chain.from_iterable(forensics.classes.values()):
+        missing = set(forensics.held_out) - options.sweeps[name].varied()
+        if missing:
+            raise ValueError(
+                f"spectra.forensics.held_out: the sweep {name} does not vary "
+                f"{', '.join(sorted(missing))}; add it to the sweep's `over`, or leave it out here"
+            )
+
+
+def _check_image_spectra(study: Study, name: str, images: ImageSpectra) -> None:
+    population = study.populations[name]
+    if population.recipe.trainable == "head":
+        raise ValueError(
+            f"spectra.images.populations: of {name} the head alone is trained; choose populations "
+            "with recipe.trainable: all"
+        )
+    spec, options = DATASETS[population.dataset], study.datasets[population.dataset]
+    there = options.test or spec.test_size
+    if images.points > there:
+        raise ValueError(
+            f"spectra.images.points: {images.points} asked for, {population.dataset} has {there} "
+            "test points"
         )
 
 

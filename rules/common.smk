@@ -44,6 +44,20 @@ wildcard_constraints:
 RESULTS = f"results/{folder_name(study.name)}"
 
 
+# Figures by `<stage>/<name>`, drawn by the rules of figures.smk: each stage adds its own.
+FIGURES = {}
+
+
+def add_figures(stage, figures):
+    """Have figures drawn by functions `<name>_figure` of `model_metrology.plots.<stage>`.
+
+    Each entry has `label` and `inputs`, and may have `options` (the function's other arguments),
+    `figure` (the function's name, where it is not the entry's) and `mem_mb`.
+    """
+    for key, figure in figures.items():
+        FIGURES[f"{stage}/{key}"] = {"stage": stage, "figure": key} | figure
+
+
 def write_report(targets):
     """Write the report of a finished study to its results, and to report.html as the latest.
 

@@ -81,35 +81,18 @@ rule collect_outputs:
         "../scripts/collect_outputs.py"
 
 
-rule figure_training:
-    input:
-        history=expand(
-            "<results>/outputs/{population}.history.csv",
-            population=map(folder_name, study.populations),
-        ),
-    output:
-        png=report(
-            "<results>/figures/training.png",
-            category="Training",
-            labels={"figure": "loss and accuracy"},
-            caption="../report/training.rst",
-        ),
-        pdf="<results>/figures/training.pdf",
-    log:
-        "<logs>/figures/training.log",
-    benchmark:
-        "<benchmarks>/figures/training.tsv"
-    conda:
-        "../envs/figures.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
-    params:
-        figure="model_metrology.plots.training.training_figure",
-        code=code_digest("model_metrology.plots.training", "model_metrology.files"),
-    script:
-        "../scripts/figure.py"
-
-
-training_figures = rules.figure_training.output
+if study.populations:
+    add_figures(
+        "training",
+        {
+            "training": {
+                "label": "loss and accuracy",
+                "inputs": {
+                    "history": collect(
+                        "<results>/outputs/{population}.history.csv",
+                        population=map(folder_name, study.populations),
+                    )
+                },
+            }
+        },
+    )

@@ -250,45 +250,5 @@ if options:
             "options": comparison.model_dump(),
             "figure": "comparison",
         }
-    for key, figure in figures.items():
-
-        rule:
-            name:
-                f"figure_{key}"
-            input:
-                **figure["inputs"],
-            output:
-                png=report(
-                    f"<results>/figures/variability/{key}.png",
-                    category="Variability",
-                    labels={"figure": figure["label"]},
-                    caption=f"../report/variability/{figure.get('figure', key)}.rst",
-                ),
-                pdf=f"<results>/figures/variability/{key}.pdf",
-            log:
-                f"<logs>/figures/variability/{key}.log",
-            benchmark:
-                f"<benchmarks>/figures/variability/{key}.tsv"
-            conda:
-                "../envs/figures.yaml"
-            threads: 1
-            resources:
-                mem_mb=3000,
-                runtime=20,
-            params:
-                figure=f"model_metrology.plots.variability.{figure.get('figure', key)}_figure",
-                options=figure.get("options", {}),
-                code=code_digest(
-                    "model_metrology.plots.variability", "model_metrology.files"
-                ),
-            script:
-                "../scripts/figure.py"
-
-    variability_results = [
-        *rules.summarise.output,
-        *(
-            f"<results>/figures/variability/{key}.{kind}"
-            for key in figures
-            for kind in ("png", "pdf")
-        ),
-    ]
+    add_figures("variability", figures)
+    variability_results = rules.summarise.output

@@ -57,21 +57,22 @@ def summary_page(
     summary, claims, excluded, alpha
         The tables of the same names (see :mod:`model_metrology.variability.tables`).
     """
-    return "\n".join(
-        [
-            "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
-            f"<title>Populations and claims</title><style>{_STYLE}</style></head><body>",
-            "<h2>Populations</h2>",
-            _populations(summary, _QUALITY),
-            "<h2>α̂ of the candidates</h2>",
-            _populations(summary, _VARIABILITY),
-            f"<p>{html.escape(_terms(alpha))}</p>",
-            "<h2>Claims</h2>",
-            _claims(claims),
-            "<h2>Runs left out</h2>",
-            _table(excluded, "text") if len(excluded) else "<p>None.</p>",
-            "</body></html>",
-        ]
+    parts = {
+        "Populations": _populations(summary, _QUALITY),
+        "α̂ of the candidates": _populations(summary, _VARIABILITY)
+        + f"<p>{html.escape(_terms(alpha))}</p>",
+        "Claims": _claims(claims),
+        "Runs left out": _table(excluded, "text") if len(excluded) else "<p>None.</p>",
+    }
+    return _page("Populations and claims", parts)
+
+
+def _page(title: str, parts: dict[str, str]) -> str:
+    head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    body = "\n".join(f"<h2>{html.escape(name)}</h2>\n{part}" for name, part in parts.items())
+    return (
+        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
+        f"{head}</head><body>{body}</body></html>"
     )
 
 
@@ -122,3 +123,52 @@ def _terms(alpha: pd.DataFrame) -> str:
         + ". An outlier is a candidate whose leave-one-out p-value, of α̂ or of the untrimmed KS "
         "distance, is at most the level."
     )
+
+
+_SPECTRA_HEADINGS = {
+    "group": "population",
+    "over_edge": "largest / edge",
+    "exponent": "tail exponent",
+    "bulk_distance": "KS of the bulk to its start",
+    "norm_change": "norm of the change",
+    "alignment_teacher": "|cos| to the teacher",
+    "target_alignment": "alignment of the kernel with the labels",
+    "test_r2": "test R²",
+}
+
+
+def spectra_page(
+    summary: pd.DataFrame,
+    slopes: pd.DataFrame,
+    claims: pd.DataFrame,
+    excluded: pd.DataFrame,
+    *,
+    populations: list[str],
+) -> str:
+    """Populations of two-layer networks, slopes, claims and runs left out as one HTML page.
+
+    Parameters
+    ----------
+    summary, slopes, claims
+        The tables of the same names (see :mod:`model_metrology.spectra.tables`).
+    excluded
+        Diverged runs.
+    populations
+        Which groups of the summary to show; sweeps have figures.
+    """
+    shown = summary[summary["group"].isin(populations)].drop(columns=["alignment_labels"])
+    for column in shown.select_dtypes("float").columns:
+        shown[column] = [_number(value, 3, "g") for value in shown[column]]
+    rates = slopes[["group", "matrix", "slope", "low", "high", "predicted", "runs"]].copy()
+    for column in ("slope", "low", "high", "predicted"):
+        rates[column] = [_number(value, 3) for value in rates[column]]
+    lost = excluded.groupby(["group", "reason"], as_index=False).agg(run=("run", list))
+    parts = {
+        "Populations at the end of training": _table(
+            shown.rename(columns=_SPECTRA_HEADINGS), "text"
+        ),
+        "Claims": _claims(claims),
+        "Norms against n: slopes with 95 % intervals": _table(rates, "text"),
+        "Runs that diverged": _table(lost, "text") if len(lost) else "<p>None.</p>",
+    }
+    return _page("Spectra of two-layer networks", parts)

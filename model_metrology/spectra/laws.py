@@ -87,6 +87,7 @@ from scipy import interpolate, optimize, special
 __all__ = [
     "SpectralLaw",
     "conjugate_kernel_law",
+    "initial_law",
     "marchenko_pastur",
     "neural_tangent_kernel_law",
     "tracy_widom_cdf",
@@ -355,6 +356,47 @@ def neural_tangent_kernel_law(
     """
     return _kernel_law(
         points_per_dimension, points_per_unit, slope_mean_squared, slope_second_moment
+    )
+
+
+@lru_cache(maxsize=256)
+def initial_law(
+    matrix: str,
+    *,
+    points_per_dimension: float,
+    width_per_dimension: float,
+    slope_mean_squared: float,
+    slope_second_moment: float,
+) -> SpectralLaw:
+    """Limiting law at initialisation of one of the three matrices, by name.
+
+    Parameters
+    ----------
+    matrix
+        ``weights``, ``conjugate kernel`` or ``tangent kernel``.
+    points_per_dimension, width_per_dimension
+        n/d and h/d.
+    slope_mean_squared, slope_second_moment
+        Of the activation; the weights' law does not depend on them.
+
+    Returns
+    -------
+    SpectralLaw
+
+    Raises
+    ------
+    ValueError
+        If there is no such matrix, or a number is out of its range.
+    """
+    if matrix == "weights":
+        return marchenko_pastur(1.0 / width_per_dimension)
+    ratios = points_per_dimension, points_per_dimension / width_per_dimension
+    if matrix == "conjugate kernel":
+        return _kernel_law(*ratios, slope_mean_squared, None)
+    if matrix == "tangent kernel":
+        return _kernel_law(*ratios, slope_mean_squared, slope_second_moment)
+    raise ValueError(
+        f"matrix: there is no {matrix!r}; pass weights, conjugate kernel or tangent kernel"
     )
 
 

@@ -6,11 +6,14 @@ theory gives them, by ratios that stay fixed while all of them grow.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import itertools
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from model_metrology.recipes import Fraction, Options
+from model_metrology.recipes import Fraction, Options, blocks
 
 ActivationName = Literal["tanh", "relu", "softplus", "sigmoid", "erf", "linear"]
 LinkName = Literal["tanh", "relu", "softplus", "sigmoid", "erf", "linear", "quadratic"]
@@ -38,7 +41,7 @@ class Teacher(Options):
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """Dimension d of the inputs."""
         return round(self.points / self.points_per_dimension)
 
 
@@ -54,7 +57,7 @@ class TwoLayer(Options):
 
 
 class WidthRecipe(Options):
-    """How a two-layer network is trained; the loss is ½ the mean squared error of a step's points."""
+    """How a two-layer network is trained: on half the mean squared error of a step's points."""
 
     optimiser: Literal["gd", "sgd", "adam", "rmsprop"] = "gd"
     """gd: plain steps on all points; the others as torch.optim has them."""
@@ -85,7 +88,7 @@ class WidthPopulation(Options):
 
     @property
     def width(self) -> int:
-        """h."""
+        """Width h: hidden units."""
         return round(self.data.dimension * self.network.width_per_dimension)
 
     @property
@@ -115,6 +118,91 @@ class WidthPopulation(Options):
         if recipe.momentum and recipe.optimiser != "sgd":
             raise ValueError(f"recipe.momentum: it is for sgd, not for {recipe.optimiser}")
         return self
+
+
+class Sweep(Options):
+    """A population with some of its keys varied: a grid of small populations."""
+
+    population: str
+    """A key of `spectra.populations`, which the sweep starts from."""
+    over: dict[str, list[Any]] = Field(min_length=1)
+    """Values by dotted key, e.g. `recipe.learning_rate: [1, 2]`; all combinations are trained.
+    Keys joined by a comma vary together: `data.points, recipe.steps: [[200, 10], [400, 20]]`."""
+    size: int = Field(1, ge=1)
+    """Runs of each combination."""
+    runs_per_job: int = Field(200, ge=1)
+    """Runs that one job trains."""
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The changed keys of each combination, in order.
+
+        Raises
+        ------
+        ValueError
+            If keys joined by a comma have other than one value each.
+        """
+        axes = [[_cell(keys, value) for value in values] for keys, values in self.over.items()]
+        return [
+            {key: value for part in parts for key, value in part.items()}
+            for parts in itertools.product(*axes)
+        ]
+
+    def varied(self) -> set[str]:
+        """The dotted keys that the sweep varies."""
+        return {key for keys in self.over for key in _keys(keys)}
+
+    def populations(self, base: WidthPopulation) -> list[WidthPopulation]:
+        """The population of each combination; the base's snapshots are left out."""
+        bare = base.model_copy(update={"snapshots": []})
+        return [_changed(bare, cell) for cell in self.cells()]
+
+
+class Group(Options):
+    """A population or a sweep, as jobs see it: a numbered list of runs."""
+
+    base: WidthPopulation
+    """The population, or what the sweep starts from."""
+    sweep: Sweep | None = None
+    """The sweep; absent for a population."""
+
+    @cached_property
+    def cells(self) -> list[WidthPopulation]:
+        """The population, or one for each combination of the sweep."""
+        return [self.base] if self.sweep is None else self.sweep.populations(self.base)
+
+    def population(self, run: int) -> WidthPopulation:
+        """What a run is; the next cell's comes next, so that a larger `size` only adds runs."""
+        return self.cells[run % len(self.cells)]
+
+    def blocks(self) -> Iterator[str]:
+        """Names of the jobs' blocks of runs."""
+        whole = self.sweep or self.base
+        return blocks(len(self.cells) * whole.size, whole.runs_per_job)
+
+
+def _keys(keys: str) -> list[str]:
+    return [key.strip() for key in keys.split(",")]
+
+
+def _cell(keys: str, value: Any) -> dict[str, Any]:
+    names = _keys(keys)
+    values = value if len(names) > 1 else [value]
+    if not isinstance(values, list) or len(values) != len(names):
+        raise ValueError(f"over.{keys}: each entry must be a list of {len(names)} values")
+    return dict(zip(names, values, strict=True))
+
+
+def _changed(base: WidthPopulation, changes: dict[str, Any]) -> WidthPopulation:
+    content = base.model_dump()
+    for key, value in changes.items():
+        place = content
+        *parents, last = key.split(".")
+        for part in parents:
+            place = place.get(part, {})
+        if last not in place:
+            raise ValueError(f"over.{key}: there is no such key of a population")
+        place[last] = value
+    return WidthPopulation.model_validate(content)
 
 
 def _check_whole(

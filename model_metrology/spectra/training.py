@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from model_metrology.runs import COMPLETED, DIVERGED
 from model_metrology.seeds import Streams
 from model_metrology.spectra.activations import Activation, activation
 from model_metrology.spectra.recipes import Teacher, WidthPopulation, WidthRecipe
+from model_metrology.spectra.runs import TeacherData, WidthRun
 
 logger = logging.getLogger(__name__)
 
@@ -36,57 +35,6 @@ _DIVERGED = 2.0
 """A run ends as diverged if its loss exceeds this many times what it began with."""
 # Stacks beyond this fill the caches, and gain no more.
 _STACK_BYTES = 64_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class TeacherData:
-    """Points of a planted model.
-
-    Attributes
-    ----------
-    inputs, test_inputs : ndarray of float32, shape (n, d)
-        x ~ N(0, I_d).
-    labels, test_labels : ndarray of float32, shape (n,)
-        y; test labels carry noise like the others.
-    directions : ndarray of float32, shape (k, d)
-        The planted β, orthonormal.
-    """
-
-    inputs: Array
-    labels: Array
-    test_inputs: Array
-    test_labels: Array
-    directions: Array
-
-
-@dataclass(frozen=True, eq=False)
-class WidthRun:
-    """A trained two-layer network.
-
-    Attributes
-    ----------
-    run : int
-        Number within its population.
-    status, message : str
-        ``completed``; or ``diverged``, and why.
-    steps : ndarray of int64, shape (s,)
-        Steps after which the weights below were taken, 0 first.
-    weights : ndarray of float32, shape (s, h, d)
-        W. What was not finite or not reached any more is NaN.
-    readout : ndarray of float32, shape (s, h)
-        v.
-    history : dict of str to ndarray
-        ``step``, ``loss`` (½ mean squared error of the training points), ``test_loss``, and
-        ``test_r2``, the explained share of the test labels' variance.
-    """
-
-    run: int
-    status: str
-    message: str
-    steps: NDArray[np.int64]
-    weights: Array
-    readout: Array
-    history: dict[str, NDArray[np.generic]]
 
 
 def draw_data(teacher: Teacher, streams: Streams) -> TeacherData:
@@ -107,24 +55,26 @@ def draw_data(teacher: Teacher, streams: Streams) -> TeacherData:
     d, k = teacher.dimension, teacher.directions
     gaussian = streams.generator("data", 0).standard_normal((d, k))
     directions = np.linalg.qr(gaussian)[0].T
-    parts = []
-    for part, size in enumerate((teacher.points, min(teacher.points, _TEST_POINTS)), start=1):
-        generator = streams.generator("data", part)
-        x = generator.standard_normal((size, d), dtype=np.float32)
-        noise = generator.standard_normal(size)
-        parts += [x, _labels(teacher, x, directions, noise)]
-    return TeacherData(*parts, directions.astype(np.float32))
+    test_points = min(teacher.points, _TEST_POINTS)
+    (x, y), (test_x, test_y) = (
+        _points(teacher, size, directions, streams.generator("data", part))
+        for part, size in enumerate((teacher.points, test_points), start=1)
+    )
+    return TeacherData(x, y, test_x, test_y, directions.astype(np.float32))
 
 
-def _labels(
-    teacher: Teacher, x: Array, directions: NDArray[np.float64], noise: NDArray[np.float64]
-) -> Array:
+def _points(
+    teacher: Teacher, size: int, directions: NDArray[np.float64], generator: np.random.Generator
+) -> tuple[Array, Array]:
+    """Inputs (size, d) and their labels (size,)."""
+    x = generator.standard_normal((size, teacher.dimension), dtype=np.float32)
     link = activation(teacher.link)
     signal = link(torch.from_numpy(x @ directions.T)).sum(dim=1).numpy()
     signal /= math.sqrt(teacher.directions)
     norm = np.square(x, dtype=np.float64).sum(axis=1) / teacher.dimension
-    y = teacher.label_scale * (signal + teacher.norm_term * norm + teacher.noise * noise)
-    return y.astype(np.float32)  # type: ignore[no-any-return]
+    noise = teacher.noise * generator.standard_normal(size)
+    y = teacher.label_scale * (signal + teacher.norm_term * norm + noise)
+    return x, y.astype(np.float32)
 
 
 def initial_weights(population: WidthPopulation, streams: Streams) -> tuple[Array, Array]:
@@ -146,8 +96,8 @@ def train_width_runs(
     Parameters
     ----------
     populations : sequence of WidthPopulation
-        What each run is; neighbours that differ in the teacher's link, scale and noise alone are
-        trained as one stack.
+        What each run is; runs that differ in the teacher's link, directions, scale and noise alone
+        are trained as one stack.
     streams : sequence of Streams
         The random streams of each run.
     device : torch.device
@@ -156,23 +106,25 @@ def train_width_runs(
     Yields
     ------
     WidthRun
-        In the order of `streams`. A run whose loss is not finite, or ends at more than twice
+        Stack by stack. A run whose loss is not finite, or ends at more than twice
         what it was at first, is marked ``diverged``.
     """
-    pairs = list(zip(populations, streams, strict=True))
+    stacks: dict[tuple[object, ...], list[tuple[WidthPopulation, Streams]]] = {}
+    for population, stream in zip(populations, streams, strict=True):
+        stacks.setdefault(_shape(population), []).append((population, stream))
     done = 0
-    for _, group in groupby(pairs, key=lambda pair: _shape(pair[0])):
-        members = list(group)
+    for members in stacks.values():
         size = _stack_size(members[0][0], device)
         for start in range(0, len(members), size):
             stack = _Stack(members[start : start + size], device)
             stack.train()
             yield from stack.results()
             done += len(stack.members)
+            data, recipe = stack.population.data, stack.population.recipe
             logger.info(
-                "%d of %d networks · n %d · %s · step size %g · loss %s",
-                done, len(pairs), stack.population.data.points, stack.population.recipe.optimiser,
-                stack.population.recipe.learning_rate, np.array2string(stack.last, precision=4, threshold=6),
+                "%d of %d networks · n %d, d %d, h %d · %s, step size %g · mean loss %.4g",
+                done, len(streams), data.points, data.dimension, stack.population.width,
+                recipe.optimiser, recipe.learning_rate, stack.last.mean(),
             )  # fmt: skip
 
 
@@ -208,7 +160,9 @@ class _Stack:
             for name in ("inputs", "labels", "test_inputs", "test_labels")
         )
         start = [initial_weights(population, streams) for population, streams in members]
-        self.w, self.v = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*start))
+        self.w, self.v = (
+            torch.from_numpy(np.stack(part)).to(device) for part in zip(*start, strict=True)
+        )
         self.both = self.population.network.trained == "both"
         self.kept: list[tuple[Array, Array]] = []
         self.history: list[NDArray[np.float64]] = []
@@ -285,7 +239,7 @@ class _Stack:
     def results(self) -> Iterator[WidthRun]:
         """The trained runs."""
         history = np.stack(self.history)
-        weights, readout = (np.stack(part, axis=1) for part in zip(*self.kept))
+        weights, readout = (np.stack(part, axis=1) for part in zip(*self.kept, strict=True))
         for i, (population, streams) in enumerate(self.members):
             columns = dict(
                 zip(("step", "loss", "test_loss", "test_r2"), history[:, :, i].T, strict=True)

@@ -1,0 +1,116 @@
+# Spectra: what did the optimiser do? Two-layer networks of linear width, and the image networks.
+
+if study.spectra:
+    spectra = study.spectra
+    groups = spectra.groups()
+    width_populations = [*map(folder_name, spectra.populations)]
+
+    def group_of(wildcards):
+        return groups[unquote(wildcards.group)]
+
+    def group_spec(wildcards):
+        # What a run depends on, and no more: neither its siblings nor how runs share jobs.
+        drop = {"size", "runs_per_job"}
+        return group_of(wildcards).model_dump(
+            mode="json", exclude={"base": drop, "sweep": drop}
+        )
+
+    def measured(names, ending):
+        """Files of all blocks of some groups."""
+        return [
+            f"<results>/spectra/measured/{folder_name(name)}/{block}{ending}"
+            for name in names
+            for block in groups[name].blocks()
+        ]
+
+    rule train_width:
+        # Two-layer networks: those of one shape and recipe are trained as one stack.
+        output:
+            "<results>/spectra/networks/{group}/{block}.h5",
+        log:
+            "<logs>/spectra/networks/{group}/{block}.log",
+        benchmark:
+            "<benchmarks>/spectra/networks/{group}/{block}.tsv"
+        conda:
+            "../envs/training.yaml"
+        threads: 1
+        resources:
+            mem_mb=3000,
+            runtime=720,
+            gpu=GPUS,
+        params:
+            name=lambda w: unquote(w.group),
+            group=group_spec,
+            seed=study.seed,
+            device=study.device,
+            code=code_digest("model_metrology.spectra.training"),
+        script:
+            "../scripts/train_width.py"
+
+    rule measure_width:
+        input:
+            "<results>/spectra/networks/{group}/{block}.h5",
+        output:
+            spectra="<results>/spectra/measured/{group}/{block}.h5",
+            table="<results>/spectra/measured/{group}/{block}.csv",
+            excluded="<results>/spectra/measured/{group}/{block}.excluded.csv",
+        log:
+            "<logs>/spectra/measured/{group}/{block}.log",
+        benchmark:
+            "<benchmarks>/spectra/measured/{group}/{block}.tsv"
+        conda:
+            "../envs/training.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=240,
+        params:
+            name=lambda w: unquote(w.group),
+            group=group_spec,
+            level=spectra.level,
+            seed=study.seed,
+            code=code_digest("model_metrology.spectra.measure", "model_metrology.files"),
+        script:
+            "../scripts/measure_width.py"
+
+    rule summarise_spectra:
+        # One table of everything, slopes of the norms, and the claims with their counts.
+        input:
+            tables=measured(groups, ".csv"),
+            excluded=measured(groups, ".excluded.csv"),
+        output:
+            spectra="<results>/spectra/spectra.csv",
+            excluded="<results>/spectra/excluded.csv",
+            slopes="<results>/spectra/slopes.csv",
+            summary="<results>/spectra/summary.csv",
+            claims="<results>/spectra/claims.csv",
+            table=report(
+                "<results>/spectra/summary.html",
+                category="Spectra",
+                labels={"figure": "0 · table of populations and claims"},
+                caption="../report/spectra/summary.rst",
+            ),
+        log:
+            "<logs>/spectra/summary.log",
+        benchmark:
+            "<benchmarks>/spectra/summary.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+        params:
+            populations=list(spectra.populations),
+            scaling=spectra.scaling,
+            expected=spectra.expected,
+            seed=study.seed,
+            code=code_digest(
+                "model_metrology.spectra.tables", "model_metrology.plots.tables"
+            ),
+        script:
+            "../scripts/summarise_spectra.py"
+
+    spectra_table = "<results>/spectra/{}.csv".format
+    figures = {}
+    spectra_results = rules.summarise_spectra.output
