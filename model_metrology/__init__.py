@@ -10,19 +10,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model_metrology.kernels import conjugate_kernel, trace_ntk
+    from model_metrology.spectra.classify import SpectrumClass, classify_spectrum
+    from model_metrology.spectra.eigen import Spectrum, ck_spectrum, ntk_spectrum, weight_spectrum
     from model_metrology.variability.metrics import churn, expected_calibration_error
     from model_metrology.variability.trimming import AlphaHat, alpha_hat, trimmed_ks
 
-__all__ = ["AlphaHat", "alpha_hat", "churn", "expected_calibration_error", "trimmed_ks"]
+__all__ = [
+    "AlphaHat",
+    "Spectrum",
+    "SpectrumClass",
+    "alpha_hat",
+    "churn",
+    "ck_spectrum",
+    "classify_spectrum",
+    "conjugate_kernel",
+    "expected_calibration_error",
+    "ntk_spectrum",
+    "trace_ntk",
+    "trimmed_ks",
+    "weight_spectrum",
+]
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AlphaHat": "model_metrology.variability.trimming",
-    "alpha_hat": "model_metrology.variability.trimming",
-    "trimmed_ks": "model_metrology.variability.trimming",
-    "churn": "model_metrology.variability.metrics",
-    "expected_calibration_error": "model_metrology.variability.metrics",
+_NAMES = {
+    "kernels": ["conjugate_kernel", "trace_ntk"],
+    "spectra.classify": ["SpectrumClass", "classify_spectrum"],
+    "spectra.eigen": ["Spectrum", "ck_spectrum", "ntk_spectrum", "weight_spectrum"],
+    "variability.metrics": ["churn", "expected_calibration_error"],
+    "variability.trimming": ["AlphaHat", "alpha_hat", "trimmed_ks"],
 }
+_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,8 @@ Array = NDArray[np.float64]
 
 # Products of tiles this large run at the full speed of BLAS, and one is 2 MB.
 _TILE = 512
+# Activations and slopes need several temporaries of their size: few rows at a time.
+_ROWS = 128
 
 
 def conjugate_kernel_matrix(
@@ -58,7 +60,7 @@ def conjugate_kernel_matrix(
         If shapes do not fit each other or something is not finite.
     """
     hidden = _Hidden(weights, inputs, activation)
-    features = hidden.rows(lambda u: hidden.phi(u), tile)
+    features = hidden.rows(lambda u: hidden.phi(u))
     kernel = np.empty((len(features), len(features)))
     for i, j in _tiles(len(features), tile):
         _put(kernel, i, j, features[i] @ features[j].T)
@@ -105,7 +107,7 @@ def ntk_matrix(
         kernel = conjugate_kernel_matrix(weights, inputs, hidden.phi, tile=tile)
     else:
         kernel = np.zeros((len(hidden.x), len(hidden.x)))
-    slopes = hidden.rows(lambda u: hidden.phi.slope(u) * v, tile)
+    slopes = hidden.rows(lambda u: hidden.phi.slope(u) * v)
     for i, j in _tiles(len(slopes), tile):
         first = (hidden.x[i] @ hidden.x[j].T).div_(hidden.x.shape[1])
         first.mul_(slopes[i] @ slopes[j].T)
@@ -121,7 +123,7 @@ def ck_operator(
     Parameters and errors as of :func:`conjugate_kernel_matrix`.
     """
     hidden = _Hidden(weights, inputs, activation)
-    features = hidden.rows(lambda u: hidden.phi(u), _TILE)
+    features = hidden.rows(lambda u: hidden.phi(u))
     return _operator(len(features), lambda q: features @ (features.T @ q))
 
 
@@ -137,8 +139,8 @@ def ntk_operator(
     """
     hidden = _Hidden(weights, inputs, activation)
     v = _vector(readout, len(hidden.w))
-    features = hidden.rows(lambda u: hidden.phi(u), _TILE)
-    slopes = hidden.rows(lambda u: hidden.phi.slope(u) * v, _TILE)
+    features = hidden.rows(lambda u: hidden.phi(u))
+    slopes = hidden.rows(lambda u: hidden.phi.slope(u) * v)
     x = hidden.x
 
     def product(q: Tensor) -> Tensor:
@@ -165,11 +167,11 @@ class _Hidden:
             activation = activation_by_name(activation)
         self.phi = activation
 
-    def rows(self, of: Callable[[Tensor], Tensor], tile: int) -> Tensor:
+    def rows(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of U over √h, (n, h), made block by block: temporaries stay small."""
         result = torch.empty(len(self.x), len(self.w), dtype=torch.float64)
-        for start in range(0, len(self.x), tile):
-            block = slice(start, start + tile)
+        for start in range(0, len(self.x), _ROWS):
+            block = slice(start, start + _ROWS)
             hidden = (self.x[block] @ self.w.T).div_(math.sqrt(self.x.shape[1]))
             torch.div(of(hidden), math.sqrt(len(self.w)), out=result[block])
         return result
