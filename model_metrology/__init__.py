@@ -6,8 +6,9 @@ no torch does not wait for it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from model_metrology.lazy import lazy_names
 
 if TYPE_CHECKING:
     from model_metrology.kernels import conjugate_kernel, trace_ntk
@@ -33,20 +34,16 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_NAMES = {
-    "kernels": ["conjugate_kernel", "trace_ntk"],
-    "spectra.classify": ["SpectrumClass", "classify_spectrum"],
-    "spectra.eigen": ["Spectrum", "ck_spectrum", "ntk_spectrum", "weight_spectrum"],
-    "variability.metrics": ["churn", "expected_calibration_error"],
-    "variability.trimming": ["AlphaHat", "alpha_hat", "trimmed_ks"],
-}
-_HOMES = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "kernels": ["conjugate_kernel", "trace_ntk"],
+        "spectra.classify": ["SpectrumClass", "classify_spectrum"],
+        "spectra.eigen": ["Spectrum", "ck_spectrum", "ntk_spectrum", "weight_spectrum"],
+        "variability.metrics": ["churn", "expected_calibration_error"],
+        "variability.trimming": ["AlphaHat", "alpha_hat", "trimmed_ks"],
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -7,38 +7,45 @@ it names the optimiser (:mod:`.forensics`); for two-layer networks of linear wid
 ``docs/spectra.md`` explains the method.
 """
 
-from model_metrology.spectra.classify import (
-    SpectrumClass,
-    bulk_distance,
-    classify_spectrum,
-    distance_to_law,
-    fitted_marchenko_pastur,
-)
-from model_metrology.spectra.eigen import (
-    LanczosDensity,
-    Spectrum,
-    ck_spectrum,
-    kernel_spectrum,
-    lanczos_density,
-    leading_eigenpairs,
-    ntk_spectrum,
-    weight_spectrum,
-)
-from model_metrology.spectra.kernels import (
-    ck_operator,
-    conjugate_kernel_matrix,
-    ntk_matrix,
-    ntk_operator,
-)
-from model_metrology.spectra.laws import (
-    SpectralLaw,
-    conjugate_kernel_law,
-    marchenko_pastur,
-    neural_tangent_kernel_law,
-    tracy_widom_cdf,
-    tracy_widom_quantile,
-)
-from model_metrology.spectra.tails import TailFit, fit_tail
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from model_metrology.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from model_metrology.spectra.classify import (
+        SpectrumClass,
+        bulk_distance,
+        classify_spectrum,
+        distance_to_law,
+        fitted_marchenko_pastur,
+    )
+    from model_metrology.spectra.eigen import (
+        LanczosDensity,
+        Spectrum,
+        ck_spectrum,
+        kernel_spectrum,
+        lanczos_density,
+        leading_eigenpairs,
+        ntk_spectrum,
+        weight_spectrum,
+    )
+    from model_metrology.spectra.kernels import (
+        ck_operator,
+        conjugate_kernel_matrix,
+        ntk_matrix,
+        ntk_operator,
+    )
+    from model_metrology.spectra.laws import (
+        SpectralLaw,
+        conjugate_kernel_law,
+        marchenko_pastur,
+        neural_tangent_kernel_law,
+        tracy_widom_cdf,
+        tracy_widom_quantile,
+    )
+    from model_metrology.spectra.tails import TailFit, fit_tail
 
 __all__ = [
     "LanczosDensity",
@@ -67,3 +74,40 @@ __all__ = [
     "tracy_widom_quantile",
     "weight_spectrum",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "classify": [
+            "SpectrumClass",
+            "bulk_distance",
+            "classify_spectrum",
+            "distance_to_law",
+            "fitted_marchenko_pastur",
+        ],
+        "eigen": [
+            "LanczosDensity",
+            "Spectrum",
+            "ck_spectrum",
+            "kernel_spectrum",
+            "lanczos_density",
+            "leading_eigenpairs",
+            "ntk_spectrum",
+            "weight_spectrum",
+        ],
+        "kernels": ["ck_operator", "conjugate_kernel_matrix", "ntk_matrix", "ntk_operator"],
+        "laws": [
+            "SpectralLaw",
+            "conjugate_kernel_law",
+            "marchenko_pastur",
+            "neural_tangent_kernel_law",
+            "tracy_widom_cdf",
+            "tracy_widom_quantile",
+        ],
+        "tails": ["TailFit", "fit_tail"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

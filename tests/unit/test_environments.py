@@ -1,11 +1,15 @@
 """What is pinned in one place is pinned alike in the others."""
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from model_metrology import digests
 
 ROOT = Path(__file__).parents[2]
 PINS = dict(
@@ -44,3 +48,63 @@ def test_every_script_belongs_to_a_rule():
     text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     for script in (ROOT / "scripts").glob("*.py"):
         assert f'"../scripts/{script.name}"' in text, script.name
+
+
+IMPORT_NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "torch": "pytorch"}
+
+
+def imported_at_once(path):
+    """Modules that a file imports when it is itself imported: not what its functions import."""
+    pending = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            pending += list(ast.iter_child_nodes(node))
+
+
+def packages_of(path):
+    """Packages that a file needs when it is imported, through modules of ours too."""
+    pending, seen, packages = [path], set(), set()
+    while pending:
+        for module in imported_at_once(pending.pop()):
+            top = module.partition(".")[0]
+            if top != "model_metrology":
+                packages.add(IMPORT_NAMES.get(top, top))
+                continue
+            # Importing a module imports the packages that it is in.
+            parts = module.split(".")
+            for size in range(1, len(parts) + 1):
+                inner = digests._file_of(".".join(parts[:size]))
+                if inner and inner not in seen:
+                    seen.add(inner)
+                    pending.append(inner)
+    return packages - {"mpl_toolkits", *sys.stdlib_module_names}
+
+
+def scripts_by_environment():
+    """(environment, script) of every rule."""
+    for path in (ROOT / "rules").glob("*.smk"):
+        rules = re.split(r"^\s*rule\b.*:$", path.read_text(), flags=re.MULTILINE)[1:]
+        for rule in rules:
+            environment = re.search(r'"\.\./envs/(\w+\.yaml)"', rule)[1]
+            yield environment, re.search(r'"\.\./scripts/(\w+\.py)"', rule)[1]
+
+
+@pytest.mark.parametrize(("environment", "script"), sorted(set(scripts_by_environment())))
+def test_a_rules_environment_has_what_its_script_imports(environment, script):
+    if script == "figure.py":
+        # It imports the figure's module by name.
+        wanted = set()
+        for module in (ROOT / "model_metrology" / "plots").glob("*.py"):
+            wanted |= packages_of(module)
+    else:
+        wanted = packages_of(ROOT / "scripts" / script)
+    entries = yaml.safe_load((ROOT / "envs" / environment).read_text())["dependencies"]
+    assert not wanted - {entry.partition("=")[0] for entry in entries}
