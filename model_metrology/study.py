@@ -153,6 +153,9 @@ class Forensics(Options):
     """Sweeps of optimisers that are not among the classes: no name should be given."""
     held_out: list[str] = []
     """Keys whose values are left out one at a time, e.g. `data.link`."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """How often the set of names may miss the true one; 2/level - 1 runs a class are needed before
+    a name can be refused."""
 
 
 class Spectra(Options):

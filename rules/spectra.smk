@@ -111,6 +111,81 @@ if study.spectra:
         script:
             "../scripts/summarise_spectra.py"
 
+    if spectra.images:
+
+        rule image_spectra:
+            # The weights of every layer, and both kernels, of networks trained on images.
+            input:
+                runs=run_files,
+                dataset=dataset_file,
+            output:
+                table="<results>/spectra/images/{population}.csv",
+                spectra="<results>/spectra/images/{population}.h5",
+            log:
+                "<logs>/spectra/images/{population}.log",
+            benchmark:
+                "<benchmarks>/spectra/images/{population}.tsv"
+            conda:
+                "../envs/training.yaml"
+            threads: 1
+            resources:
+                mem_mb=4000,
+                runtime=240,
+                gpu=GPUS,
+            params:
+                name=name_of,
+                population=population_spec,
+                size=spectra.images.runs,
+                points=spectra.images.points,
+                level=spectra.level,
+                seed=study.seed,
+                device=study.device,
+                code=code_digest(
+                    "model_metrology.spectra.images", "model_metrology.files"
+                ),
+            script:
+                "../scripts/image_spectra.py"
+
+    if spectra.forensics:
+        known, unknown = spectra.forensics.classes, spectra.forensics.unknown
+        seen = [
+            name for names in [*known.values(), *unknown.values()] for name in names
+        ]
+
+        rule forensics:
+            # Can the optimiser be named from the spectra of runs that the classifier has not seen?
+            input:
+                spectra=measured(seen, ".h5"),
+                table="<results>/spectra/spectra.csv",
+            output:
+                accuracy="<results>/spectra/forensics/accuracy.csv",
+                unknown="<results>/spectra/forensics/unknown.csv",
+                confusion="<results>/spectra/forensics/confusion.csv",
+                reliability="<results>/spectra/forensics/reliability.csv",
+                predictions="<results>/spectra/forensics/predictions.csv",
+            log:
+                "<logs>/spectra/forensics.log",
+            benchmark:
+                "<benchmarks>/spectra/forensics.tsv"
+            conda:
+                "../envs/training.yaml"
+            threads: 1
+            resources:
+                mem_mb=4000,
+                runtime=120,
+            params:
+                groups=[name for name in seen for _ in groups[name].blocks()],
+                classes=known,
+                unknown=unknown,
+                held_out=spectra.forensics.held_out,
+                level=spectra.forensics.level,
+                seed=study.seed,
+                code=code_digest(
+                    "model_metrology.spectra.forensics", "model_metrology.files"
+                ),
+            script:
+                "../scripts/forensics.py"
+
     spectra_table = "<results>/spectra/{}.csv".format
     figures = {}
     spectra_results = rules.summarise_spectra.output
