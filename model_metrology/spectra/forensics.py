@@ -539,18 +539,22 @@ def gather(
         One row a run. ``step_rank`` is the rank of the step size among those of its label.
     """
     weights = table[table["matrix"] == "weights"].set_index(["group", "run"])
-    features, rows = [], []
-    for known, labels in ((True, classes), (False, unknown)):
-        for label, groups in labels.items():
-            for group, run in ((group, run) for group in groups for run in spectra[group]):
-                end = weights.loc[[(group, run.run)]].iloc[-1]
-                features.append(spectral_features(run))
-                row = {"group": group, "run": run.run, "label": label, "known": known}
-                rows.append(row | end.to_dict() | {"readout_change": run.readout[-1, 1]})
+    members = [
+        (label, known, name, run)
+        for known, labels in ((True, classes), (False, unknown))
+        for label, names in labels.items()
+        for name in names
+        for run in spectra[name]
+    ]
+    rows = []
+    for label, known, name, run in members:
+        end = weights.loc[[(name, run.run)]].iloc[-1].to_dict()
+        row = {"group": name, "run": run.run, "label": label, "known": known}
+        rows.append(row | end | {"readout_change": run.readout[-1, 1]})
     runs = pd.DataFrame(rows)
     rates = runs.groupby("label")["recipe.learning_rate"]
     runs["step_rank"] = rates.rank(method="dense").astype(int)
-    return pd.DataFrame(features), runs
+    return pd.DataFrame([spectral_features(run) for *_, run in members]), runs
 
 
 def feature_sets(features: pd.DataFrame, runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
