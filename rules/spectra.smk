@@ -186,6 +186,70 @@ if study.spectra:
             script:
                 "../scripts/forensics.py"
 
-    spectra_table = "<results>/spectra/{}.csv".format
-    figures = {}
+    # Figures: each a function of `model_metrology.plots.spectra` on tables measured above.
+    table = "<results>/spectra/{}.csv".format
+    named = {"populations": list(spectra.populations)}
+    # One run of each population is drawn: the first block holds it.
+    first_blocks = [
+        f"<results>/spectra/measured/{folder_name(name)}/{next(groups[name].blocks())}.h5"
+        for name in spectra.populations
+    ]
+    everything = {"table": table("spectra")}
+    figures = {
+        "densities": {
+            "label": "1 · densities before and after training",
+            "inputs": everything | {"runs": first_blocks},
+            "options": named,
+        },
+        "tails": {
+            "label": "2 · upper tails",
+            "inputs": everything | {"runs": first_blocks},
+            "options": named,
+        },
+        "alignment": {
+            "label": "3 · spikes and alignment over training",
+            "inputs": everything,
+            "options": named | {"multi_index": spectra.multi_index},
+        },
+        "norms_time": {
+            "label": "5 · norms of the change against time",
+            "inputs": everything,
+            "options": named,
+        },
+        "bulk": {
+            "label": "6 · has the bulk moved",
+            "inputs": everything,
+            "options": named,
+        },
+    }
+    if spectra.scaling:
+        figures["norms_size"] = {
+            "label": "4 · norms of the change against size",
+            "inputs": everything | {"slopes": table("slopes")},
+        }
+    if spectra.phases:
+        figures["phases"] = {
+            "label": "7 · phase diagrams",
+            "inputs": everything | {"excluded": table("excluded")},
+            "options": {"sweeps": spectra.phases},
+        }
+    if spectra.forensics:
+        for number, part in enumerate(
+            ("accuracy", "confusion", "reliability"), start=8
+        ):
+            figures[f"forensics_{part}"] = {
+                "label": f"{number} · naming the optimiser: {part}",
+                "inputs": {part: table(f"forensics/{part}")},
+            }
+    if spectra.images:
+        figures["images"] = {
+            "label": "11 · networks trained on images",
+            "inputs": {
+                "tables": collect(
+                    "<results>/spectra/images/{population}.csv",
+                    population=map(folder_name, spectra.images.populations),
+                )
+            },
+        }
+    add_figures("spectra", figures)
     spectra_results = rules.summarise_spectra.output

@@ -52,6 +52,67 @@ def test_the_table_agrees_with_scipy_on_the_stored_outputs(smoke):
         assert row.statistic == pytest.approx(expected, abs=1e-12)
 
 
+def spectra(workflow, name):
+    return pd.read_csv(workflow.folder / RESULTS / "spectra" / f"{name}.csv")
+
+
+def test_spectra_are_those_of_the_stored_weights(smoke):
+    folder = smoke.folder / RESULTS / "spectra"
+    with h5py.File(folder / "networks" / "GD" / "0000-0001.h5") as file:
+        assert file.attrs["kind"] == "width runs" and file.attrs["population"] == "GD"
+        run = file["runs/0001"]
+        assert list(run["steps"]) == [0, 1, 5, 20]
+        weights = run["weights"][:].astype(float)
+        # The loss fell: the run was trained.
+        assert run["history/loss"][-1] < run["history/loss"][0]
+    with h5py.File(folder / "measured" / "GD" / "0000-0001.h5") as file:
+        found = file["runs/0001/eigenvalues/weights"][:]
+    # 80 points, 40 inputs, 60 units.
+    expected = [np.linalg.eigvalsh(w.T @ w / 60) for w in weights]
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    rows = spectra(smoke, "spectra").query("group == 'GD' and run == 1 and matrix == 'weights'")
+    np.testing.assert_allclose(rows["largest"], [values[-1] for values in expected])
+    np.testing.assert_allclose(
+        rows["norm_change"], [np.linalg.norm(w - weights[0]) / 40**0.5 for w in weights], rtol=1e-6
+    )
+
+
+def test_runs_that_diverge_are_named_and_in_no_average(smoke):
+    excluded = spectra(smoke, "excluded").query("group == 'phases'")
+    assert sorted(excluded["run"]) == [4, 5]
+    assert (excluded["recipe.learning_rate"] == 1000).all()
+    assert excluded["reason"].str.contains("at a learning rate of 1000").all()
+    rows = spectra(smoke, "spectra").query("group == 'phases'")
+    assert sorted(set(rows["run"])) == [0, 1, 2, 3] and np.isfinite(rows["largest"]).all()
+    summary = spectra(smoke, "summary").query("group == 'phases' and matrix == 'weights'")
+    assert list(summary["runs"]) == [4] and list(summary["diverged"]) == [2]
+    assert "at a learning rate of 1000" in (
+        smoke.folder / RESULTS / "spectra" / "summary.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_norms_fall_with_the_size_at_fixed_steps(smoke):
+    slopes = spectra(smoke, "slopes").set_index("matrix")
+    assert (slopes["predicted"] == -1).all()
+    # At 40 to 160 points, six runs, the rate is seen, not its second digit.
+    assert slopes.loc["weights", "slope"] == pytest.approx(-1, abs=0.4)
+
+
+def test_optimisers_are_named_better_than_by_chance(smoke):
+    accuracy = spectra(smoke, "forensics/accuracy").query(
+        "features == 'spectra' and split == 'unseen seeds'"
+    )
+    # Full batches against Adam at large steps: hardly to be confused, by 96 runs.
+    assert accuracy["accuracy"].iloc[0] > 0.9 and accuracy["n"].iloc[0] == 96
+
+
+def test_image_networks_have_spectra_of_every_layer(smoke):
+    table = spectra(smoke, "images/base")
+    assert set(table["stage"]) == {"initial", "trained"} and set(table["run"]) == {0}
+    assert {"conjugate kernel", "tangent kernel"} < set(table["matrix"])
+    assert len(table) == 2 * table["matrix"].nunique()
+
+
 def test_a_second_run_finds_nothing_to_do(smoke):
     assert "Nothing to be done" in smoke.run("--dry-run").stdout
 
@@ -148,16 +209,29 @@ def test_another_tolerance_measures_but_trains_nothing(smoke, tmp_path):
     assert "train" not in jobs and jobs["measure"] == 4
 
 
+def test_a_larger_sweep_trains_only_the_new_runs(smoke, tmp_path):
+    jobs = changed(smoke, tmp_path, spectra__sweeps__phases__size=2)
+    # The block of six runs grows to one of twelve; other groups are left alone.
+    assert jobs["train_width"] == 1 and jobs["measure_width"] == 1 and "train" not in jobs
+
+
+def test_another_level_of_the_edge_test_measures_but_trains_nothing(smoke, tmp_path):
+    jobs = changed(smoke, tmp_path, spectra__level=0.05)
+    assert "train_width" not in jobs and "train" not in jobs and jobs["measure_width"] == 6
+
+
 def test_same_seed_same_bytes_another_seed_other_numbers(smoke, tmp_path):
     outputs = {}
     for name, seed in (("same", 7), ("other", 8)):
         workflow = Workflow(tmp_path / name)
         workflow.study(smoke_study() | {"seed": seed})
-        workflow.run("results/smoke/training/init only/0000-0003/runs.h5")
-        outputs[name] = workflow.folder / RESULTS / "training" / "init only" / "0000-0003"
-    first = smoke.folder / RESULTS / "training" / "init only" / "0000-0003" / "runs.h5"
-    assert datasets_of(first) == datasets_of(outputs["same"] / "runs.h5")
-    assert datasets_of(first) != datasets_of(outputs["other"] / "runs.h5")
+        files = ["training/init only/0000-0003/runs.h5", "spectra/networks/Adam/0000-0001.h5"]
+        workflow.run(*(f"{RESULTS}/{file}" for file in files))
+        outputs[name] = workflow.folder / RESULTS
+    for file in files:
+        first = datasets_of(smoke.folder / RESULTS / file)
+        assert first == datasets_of(outputs["same"] / file)
+        assert first != datasets_of(outputs["other"] / file)
 
 
 def datasets_of(path):
