@@ -24,8 +24,8 @@ from model_metrology.spectra.tables import last_steps
 
 Array = NDArray[np.float64]
 
-KINDS = ("bulk", "bulk+spikes", "heavy-tailed")
-_KIND_COLOURS = ("#D9E6F2", "#F2C879", "#B5563C")
+_KINDS = ("bulk", "bulk+spikes", "broadened bulk", "heavy-tailed")
+_KIND_COLOURS = ("#D9E6F2", "#F2C879", "#D98A4E", "#8C2D19")
 _BEFORE = "#7F7F7F"
 _NO_RUNS = "No run was completed: there are no spectra to draw."
 _SHORT = {"weights": "weights", "conjugate kernel": "CK", "tangent kernel": "NTK"}
@@ -50,6 +50,11 @@ def _law(row: Any) -> SpectralLaw:
         slope_mean_squared=row["slope_mean_squared"],
         slope_second_moment=row["slope_second_moment"],
     )
+
+
+def _kind(row: Any) -> str:
+    """The kind of a spectrum in words."""
+    return "broadened bulk" if row["broadened"] else str(row["kind"])
 
 
 def _chosen(
@@ -136,7 +141,7 @@ def _density(axes: Axes, eigenvalues: Array, row: Any, *, right: float) -> None:
         0.98, 0.97, "\n".join(notes), transform=axes.transAxes, ha="right", va="top", fontsize=8,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
     )  # fmt: skip
-    axes.set_title(row["kind"], fontsize=9)
+    axes.set_title(_kind(row), fontsize=9)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
@@ -369,8 +374,8 @@ def phases_figure(table: pd.DataFrame, excluded: pd.DataFrame, *, sweeps: Sequen
     for axes, label in zip(grid[:, 0], panels.values(), strict=True):
         axes.set_ylabel(f"{label}\n\nlabel scale", fontsize=10)
     handles = [_swatch(colour) for colour in (*_KIND_COLOURS, "white")]
-    labels = [*KINDS, "×: diverged"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    labels = [*_KINDS, "×: diverged"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
 
@@ -391,7 +396,8 @@ def _cells(end: pd.DataFrame, lost: pd.DataFrame) -> dict[str, pd.DataFrame]:
         return table.reindex(index=rows, columns=columns)
 
     grouped = end.groupby(keys)
-    codes = end["kind"].map({kind: i for i, kind in enumerate(KINDS)})
+    names = end["kind"].where(~end["broadened"].astype(bool), "broadened bulk")
+    codes = names.map({kind: i for i, kind in enumerate(_KINDS)})
     kinds = codes.groupby([end[key] for key in keys]).agg(lambda found: found.mode().iloc[0])
     cells = {
         name: spread(grouped[name].mean()) for name in ("outliers", "alignment_teacher", "test_r2")
@@ -405,7 +411,7 @@ def _cells(end: pd.DataFrame, lost: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _phase_panel(axes: Axes, cells: Mapping[str, pd.DataFrame], panel: str) -> Any:
     values = cells[panel].to_numpy(dtype=float)
-    limits = {"kind": (-0.5, 2.5), "alignment_teacher": (0.0, 1.0), "test_r2": (-0.2, 0.8)}
+    limits = {"kind": (-0.5, 3.5), "alignment_teacher": (0.0, 1.0), "test_r2": (-0.2, 0.8)}
     colours = ListedColormap(_KIND_COLOURS) if panel == "kind" else "cividis"
     low, high = limits[panel]
     image = axes.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=low, vmax=high)
@@ -420,7 +426,7 @@ def _phase_panel(axes: Axes, cells: Mapping[str, pd.DataFrame], panel: str) -> A
         if panel == "kind" and completed[i, j]:
             mark = "×" if diverged[i, j] else ""
             text = f"{outliers[i, j]:.0f}{mark}"
-            colour = "white" if values[i, j] == 2 else "black"
+            colour = "white" if values[i, j] == 3 else "black"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
         elif diverged[i, j] and not completed[i, j]:
             axes.text(j, i, "×", ha="center", va="center", fontsize=11, color="#666666")

@@ -140,7 +140,7 @@ def measure_run(
         ``run``, ``step``, ``matrix``, ``size``;
         ``largest``, ``second``, ``trace`` (mean eigenvalue);
         ``edge`` of the law at initialisation, ``threshold`` of the edge test, ``outliers``,
-        ``kind``, ``reason``, and of the tail fit ``exponent``, ``tail``, ``misfit``,
+        ``kind``, ``broadened``, ``reason``, and of the tail fit ``exponent``, ``tail``, ``misfit``,
         ``against_exponential``, ``p_exponential``, ``p_lognormal``;
         ``law_distance`` (KS distance of the eigenvalues within the threshold to the law), and
         ``bulk_distance`` (KS distance to the bulk at initialisation; of both the same number of
@@ -197,6 +197,7 @@ def _eigenvalue_row(now: Array, before: Array, law: SpectralLaw, level: float) -
         "threshold": found.threshold,
         "outliers": found.outliers,
         "kind": found.kind,
+        "broadened": found.broadened,
         "reason": found.reason,
         "exponent": tail.exponent,
         "tail": tail.tail,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from model_metrology.spectra.classify import KINDS
 from model_metrology.spectra.runs import MATRICES
 from model_metrology.variability.inference import rank_correlation
 from model_metrology.variability.simulation import wilson_interval
@@ -31,8 +32,8 @@ def summary_table(table: pd.DataFrame, excluded: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns group, matrix, runs, diverged; ``bulk``, ``bulk+spikes``, ``heavy-tailed``: number
-        of runs of each kind; medians over the runs of ``outliers``, ``over_edge`` (largest
-        eigenvalue over the law's edge), ``exponent``, ``bulk_distance``, ``norm_change``,
+        of runs of each kind, and ``broadened``; medians over the runs of ``outliers``,
+        ``over_edge`` (largest eigenvalue over the law's edge), ``exponent``, ``bulk_distance``, ``norm_change``,
         ``alignment_teacher``, ``alignment_labels``, ``target_alignment`` and ``test_r2``. A group
         of which every run diverged has ``runs`` 0 and the rest NaN.
     """
@@ -46,12 +47,10 @@ def summary_table(table: pd.DataFrame, excluded: pd.DataFrame) -> pd.DataFrame:
             part = end[(end["group"] == group) & (end["matrix"] == matrix)]
             row = {"group": group, "matrix": matrix, "runs": len(part)}
             row["diverged"] = int(diverged.get(group, 0))
-            row |= {kind: int((part["kind"] == kind).sum()) for kind in _KINDS}
+            row |= {kind: int((part["kind"] == kind).sum()) for kind in KINDS}
+            row["broadened"] = int(part["broadened"].sum())
             rows.append(row | part[medians].median().to_dict())
     return pd.DataFrame(rows)
-
-
-_KINDS = ("bulk", "bulk+spikes", "heavy-tailed")
 
 
 def slopes_table(
@@ -156,6 +155,15 @@ def claims_table(
         for population, kind in expected.items()
     ]
     populations = weights[weights["group"].isin(expected)]
+    heavy = populations["group"].map(expected) == "heavy-tailed"
+    rows.append(
+        _count(
+            "populations expected to have a heavy tail break their bulk up",
+            "runs of these whose weights have ten outliers or more, with a power law or without",
+            ((populations["kind"] == "heavy-tailed") | populations["broadened"])[heavy].to_numpy(),
+            level,
+        )
+    )
     rows.append(_growth(populations, level, rng))
     calm = populations["group"].map(expected) == "bulk"
     # 1.36/√d is the 5 % point of the Kolmogorov–Smirnov test.
