@@ -33,9 +33,9 @@ def summary_table(table: pd.DataFrame, excluded: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Columns group, matrix, runs, diverged; ``bulk``, ``bulk+spikes``, ``heavy-tailed``: number
         of runs of each kind, and ``broadened``; medians over the runs of ``outliers``,
-        ``over_edge`` (largest eigenvalue over the law's edge), ``exponent``, ``bulk_distance``, ``norm_change``,
-        ``alignment_teacher``, ``alignment_labels``, ``target_alignment`` and ``test_r2``. A group
-        of which every run diverged has ``runs`` 0 and the rest NaN.
+        ``over_edge`` (largest eigenvalue over the edge), ``exponent``, ``bulk_distance``,
+        ``norm_change``, ``alignment_teacher``, ``alignment_labels``, ``target_alignment`` and
+        ``test_r2``. A group of which every run diverged has ``runs`` 0 and the rest NaN.
     """
     end = last_steps(table).assign(over_edge=lambda t: t["largest"] / t["edge"])
     diverged = excluded.groupby("group").size()
@@ -89,7 +89,10 @@ def slopes_table(
         for matrix in MATRICES:
             part = end[(end["group"] == group) & (end["matrix"] == matrix)]
             rows.append({"group": group, "matrix": matrix} | _slope(part, level))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_SLOPE_COLUMNS)
+
+
+_SLOPE_COLUMNS = ["group", "matrix", "slope", "low", "high", "runs", "sizes", "predicted"]
 
 
 def _slope(part: pd.DataFrame, level: float) -> dict[str, Any]:

@@ -288,10 +288,19 @@ def test_odd_names_reach_figures_and_report_unharmed(workflow):
         "simulations": 20,
         "comparisons": {"one": {"title": "<b>Is it & safe?</b>", "populations": [odd]}},
     }
+    two_layers = study["spectra"]
+    study["spectra"] = {
+        "populations": {odd: two_layers["populations"]["GD"]},
+        "sweeps": {f"{odd} 2": two_layers["sweeps"]["phases"] | {"population": odd}},
+        "phases": [f"{odd} 2"],
+        "expected": {odd: "bulk"},
+        "images": {"populations": [odd], "runs": 1, "points": 40},
+    }
     workflow.study(study)
     workflow.run()
-    page = (workflow.folder / "results" / "odd" / "variability" / "summary.html").read_text()
-    assert "<script>" not in page and "&lt;script&gt;" in page
+    for stage in ("variability", "spectra"):
+        page = (workflow.folder / "results" / "odd" / stage / "summary.html").read_text()
+        assert "<script>" not in page and "&lt;script&gt;" in page
 
 
 def test_diverged_runs_stop_the_study_or_are_left_out_by_name(workflow):
@@ -299,7 +308,7 @@ def test_diverged_runs_stop_the_study_or_are_left_out_by_name(workflow):
     hot = study["populations"]["order only"]
     hot["recipe"] = hot["recipe"] | {"optimiser": "sgd", "learning_rate": 1e30}
     del study["populations"]["noise 20%"], study["populations"]["init only"]
-    study["variability"] = None
+    study["variability"] = study["spectra"] = None
     workflow.study(study)
     result = workflow.run(check=False)
     assert result.returncode
