@@ -151,8 +151,8 @@ def _by_number(runs: Iterable[WidthRun | RunSpectra]) -> Tree:
 def read_width_runs(path: str | os.PathLike[str]) -> Iterator[WidthRun]:
     """Read what :func:`write_width_runs` wrote, run by run."""
     with open_file(path, kind="width runs") as file:
-        for number, group in file["runs"].items():
-            tree = read_group(group)
+        for number in sorted(file["runs"], key=int):
+            tree = read_group(file["runs"][number])
             words: Tree = {name: str(tree.pop(name)) for name in ("status", "message")}
             yield WidthRun(run=int(number), **words, **tree)
 
@@ -173,7 +173,8 @@ def write_spectra(
 def read_spectra(path: str | os.PathLike[str]) -> list[RunSpectra]:
     """Read what :func:`write_spectra` wrote."""
     tree, _ = read(path, kind="spectra")
-    return [RunSpectra(run=int(number), **run) for number, run in tree.get("runs", {}).items()]
+    runs = sorted((int(number), run) for number, run in tree.get("runs", {}).items())
+    return [RunSpectra(run=number, **run) for number, run in runs]
 
 
 def write_image_spectra(

@@ -147,7 +147,7 @@ class ImageSpectra(Options):
 class Forensics(Options):
     """Can the optimiser be named from the spectra of a run?"""
 
-    classes: dict[Name, list[str]] = Field(min_length=2)
+    classes: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(min_length=2)
     """Sweeps whose runs are of a class, by the name to give."""
     unknown: dict[Name, list[str]] = {}
     """Sweeps of optimisers that are not among the classes: no name should be given."""

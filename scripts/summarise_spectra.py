@@ -13,7 +13,7 @@ from model_metrology.spectra.tables import claims_table, slopes_table, summary_t
 start_log(snakemake.log[0])
 params, output = snakemake.params, snakemake.output
 table, excluded = (
-    pd.concat(map(files.read_table, snakemake.input[name]), ignore_index=True)
+    pd.concat(map(files.read_table, snakemake.input[name]), ignore_index=True).infer_objects()
     for name in ("tables", "excluded")
 )
 slopes = slopes_table(table, params.scaling)

@@ -31,6 +31,13 @@ Spectra = dict[str, dict[str, Array]]
 
 STAGES = ("initial", "trained")
 
+ROW: tuple[str, ...] = (
+    "run", "matrix", "stage", "rows", "columns", "largest", "second", "trace", "top_share",
+    "effective_rank", "scale", "threshold", "outliers", "kind", "reason", "exponent", "change",
+    "target_alignment",
+)  # fmt: skip
+"""Columns of :func:`image_spectra`."""
+
 # A law cannot be told from fewer eigenvalues.
 _SMALLEST = 16
 
@@ -113,12 +120,13 @@ def image_spectra(
                 row = {"run": run.run, "matrix": name, "stage": stage}
                 eigenvalues, measured = _measure(name, matrix, labels, level)
                 start = matrices["initial"][name]
-                change = float(np.linalg.norm(matrix - start) / np.linalg.norm(start))
+                norm = float(np.linalg.norm(start))
+                change = float(np.linalg.norm(matrix - start)) / norm if norm else np.nan
                 found[name][stage] = eigenvalues
                 rows.append(row | measured | {"change": change})
         spectra[run.run] = found
         logger.info("run %04d · spectra of %d matrices", run.run, len(found))
-    return spectra, pd.DataFrame(rows)
+    return spectra, pd.DataFrame(rows, columns=ROW)
 
 
 KERNELS = ("conjugate kernel", "tangent kernel")
@@ -142,10 +150,12 @@ def _measure(
     row: dict[str, Any] = {"rows": matrix.shape[0], "columns": matrix.shape[1]}
     if name in KERNELS:
         eigenvalues = kernel_spectrum(matrix).eigenvalues
-        row["target_alignment"] = target_alignment(matrix, labels - labels.mean())
+        classes = np.eye(int(labels.max()) + 1)[labels]
+        row["target_alignment"] = target_alignment(matrix, classes - classes.mean(axis=0))
     else:
         eigenvalues = weight_spectrum(matrix).eigenvalues
-        if min(matrix.shape) >= _SMALLEST:
+        # Nor from a layer of which most has been set to zero.
+        if min(matrix.shape) >= _SMALLEST and (eigenvalues > 0).sum() > min(matrix.shape) // 2 + 1:
             row |= _against_bulk(eigenvalues, matrix.shape[1] / matrix.shape[0], level)
     total = eigenvalues.sum()
     row |= {

@@ -29,6 +29,15 @@ from model_metrology.spectra.training import draw_data
 
 logger = logging.getLogger(__name__)
 
+ROW: tuple[str, ...] = (
+    "run", "step", "matrix", "size", "largest", "second", "trace", "edge", "threshold",
+    "outliers", "kind", "broadened", "reason", "exponent", "tail", "misfit",
+    "against_exponential", "p_exponential", "p_lognormal", "law_distance", "bulk_distance",
+    "norm_change", "alignment_teacher", "alignment_subspace", "alignment_labels",
+    "target_alignment", "loss", "test_r2",
+)  # fmt: skip
+"""Columns of :func:`measure_run`."""
+
 Array = NDArray[np.float64]
 
 
@@ -77,7 +86,6 @@ def measure_runs(
         One row a diverged run: the same columns, and ``reason``.
     """
     spectra, tables, excluded = [], [], []
-    what: dict[str, Any] = {}
     for run in runs:
         population, stream = group.population(run.run), streams(run.run)
         what = described(stream.population, run.run % len(group.cells), population)
@@ -91,7 +99,8 @@ def measure_runs(
         tables.append(pd.DataFrame([what] * len(table)).join(table))
         logger.info("%s, run %d measured", what["group"], run.run)
     # Tables without rows keep their columns: they are read and joined like others.
-    empty = pd.DataFrame(columns=[*what, "run", "step"])
+    what = described("", 0, WidthPopulation())
+    empty = pd.DataFrame(columns=[*what, *ROW])
     return (
         spectra,
         pd.concat(tables, ignore_index=True) if tables else empty,
@@ -154,7 +163,8 @@ def measure_run(
     -----
     The leading eigenvector u is held against the planted directions: of the weights, u ∈ R^d, by
     the length of its projection on span(β_j), |cos| for one direction; of the kernels, u ∈ R^n,
-    likewise on span(Xβ_j). ``alignment_labels`` is |cos| with Xᵀy and with y − ȳ.
+    likewise on span(Xβ_j). ``alignment_labels`` is |cos| with
+    Xᵀ(y − ȳ) and with y − ȳ.
     ``alignment_subspace`` is the mean squared cosine of the principal angles between the k
     leading eigenvectors and the k planted directions (k/d by chance for the weights).
     ``target_alignment`` is the centred kernel–target alignment ⟨HKH, yyᵀ⟩/(‖HKH‖_F ‖Hy‖²)
@@ -182,7 +192,7 @@ def measure_run(
         displacement=_displacement(run),
         readout=_readout(run),
     )
-    return spectra, pd.DataFrame(table)
+    return spectra, pd.DataFrame(table, columns=ROW)
 
 
 def _eigenvalue_row(now: Array, before: Array, law: SpectralLaw, level: float) -> dict[str, Any]:
@@ -272,17 +282,32 @@ def _cosine(a: Array, b: Array) -> float:
     return abs(float(a @ b)) / norm if norm else float("nan")
 
 
-def target_alignment(kernel: Array, y: Array) -> float:
-    """Centred kernel–target alignment ⟨HKH, yyᵀ⟩/(‖HKH‖_F ‖y‖²); `y` is centred already.
+def target_alignment(kernel: Array, targets: Array) -> float:
+    """Centred kernel–target alignment ⟨HKH, YYᵀ⟩/(‖HKH‖_F ‖YYᵀ‖_F).
 
-    Cortes, Mohri & Rostamizadeh 2012, JMLR 13. NaN where labels or kernel are constant.
+    Cortes, Mohri & Rostamizadeh 2012, JMLR 13.
+
+    Parameters
+    ----------
+    kernel
+        (n, n).
+    targets
+        (n,) or (n, C), columns centred already.
+
+    Returns
+    -------
+    float
+        NaN where targets or kernel are constant.
     """
-    # ‖HKH‖_F without forming HKH.
+    y = targets.reshape(len(kernel), -1)
+    # ‖HKH‖_F without forming HKH; what is left of a constant kernel is rounding.
     means = kernel.mean(axis=0)
-    n, total = len(y), float(means.mean())
-    norm = np.square(kernel).sum() - 2 * n * np.square(means).sum() + (n * total) ** 2
-    scale = float(np.sqrt(max(norm, 0.0)) * (y @ y))
-    return float(y @ kernel @ y) / scale if scale else float("nan")
+    n, whole = len(y), float(np.square(kernel).sum())
+    norm = whole - 2 * n * np.square(means).sum() + (n * means.mean()) ** 2
+    if norm <= n * np.finfo(np.float64).eps * whole:
+        return float("nan")
+    scale = float(np.sqrt(norm) * np.linalg.norm(y.T @ y))
+    return float((y * (kernel @ y)).sum()) / scale if scale else float("nan")
 
 
 def _displacement(run: WidthRun) -> Array:

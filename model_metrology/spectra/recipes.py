@@ -6,6 +6,7 @@ theory gives them, by ratios that stay fixed while all of them grow.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterator
 from functools import cached_property
@@ -133,14 +134,36 @@ class Sweep(Options):
     runs_per_job: int = Field(200, ge=1)
     """Runs that one job trains."""
 
-    def cells(self) -> list[dict[str, Any]]:
-        """The changed keys of each combination, in order.
+    @model_validator(mode="after")
+    def _keys_can_be_varied(self) -> Sweep:
+        known = [
+            f"{part}.{key}"
+            for part, model in (("data", Teacher), ("network", TwoLayer), ("recipe", WidthRecipe))
+            for key in model.model_fields
+        ]
+        seen: set[str] = set()
+        for keys, values in self.over.items():
+            names = _keys(keys)
+            for name in names:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
+                    hint = (
+                        f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+                    )
+                    raise ValueError(f"over.{name}: there is no such key to vary; {hint}")
+                if name in seen:
+                    raise ValueError(f"over.{name}: it is varied twice; leave one out")
+                seen.add(name)
+            if not values:
+                raise ValueError(f"over.{keys}: there are no values; give one at least")
+            if len(names) > 1 and not all(
+                isinstance(value, list) and len(value) == len(names) for value in values
+            ):
+                raise ValueError(f"over.{keys}: each entry must be a list of {len(names)} values")
+        return self
 
-        Raises
-        ------
-        ValueError
-            If keys joined by a comma have other than one value each.
-        """
+    def cells(self) -> list[dict[str, Any]]:
+        """The changed keys of each combination, in order."""
         axes = [[_cell(keys, value) for value in values] for keys, values in self.over.items()]
         return [
             {key: value for part in parts for key, value in part.items()}
@@ -187,21 +210,14 @@ def _keys(keys: str) -> list[str]:
 def _cell(keys: str, value: Any) -> dict[str, Any]:
     names = _keys(keys)
     values = value if len(names) > 1 else [value]
-    if not isinstance(values, list) or len(values) != len(names):
-        raise ValueError(f"over.{keys}: each entry must be a list of {len(names)} values")
     return dict(zip(names, values, strict=True))
 
 
 def _changed(base: WidthPopulation, changes: dict[str, Any]) -> WidthPopulation:
     content = base.model_dump()
     for key, value in changes.items():
-        place = content
-        *parents, last = key.split(".")
-        for part in parents:
-            place = place.get(part, {})
-        if last not in place:
-            raise ValueError(f"over.{key}: there is no such key of a population")
-        place[last] = value
+        part, _, name = key.partition(".")
+        content[part][name] = value
     return WidthPopulation.model_validate(content)
 
 

@@ -17,6 +17,8 @@ from model_metrology.variability.simulation import wilson_interval
 
 def last_steps(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of each run's last step."""
+    # A table that was joined with one without rows has lost the types of its columns.
+    table = table.infer_objects()
     return table[table["step"] == table.groupby(["group", "run"])["step"].transform("max")]
 
 
@@ -72,15 +74,17 @@ def slopes_table(
     DataFrame
         Columns group, matrix, slope, low, high, runs, sizes, predicted. The slope is that of least
         squares over the runs, its interval Student's. `predicted` is −1 where step size and number
-        of steps are constant, 0 where the step size grows in proportion to n, and NaN otherwise
-        (see the notes). Slope and interval are NaN with fewer than two sizes or three runs.
+        of steps are constant, 0 where the step size grows in proportion to n, and NaN otherwise,
+        also for batches, momentum or ratios that vary (see the notes). Slope and interval are NaN
+        with fewer than two sizes or three runs.
 
     Notes
     -----
-    With a step size of order 1 the gradient is (1/(n√(hd))) Gᵀ X with ‖X‖, ‖G‖_F of order √n: its
-    Frobenius norm is of order n^{−1/2}, hence ‖W_t − W_0‖_F/√d of order 1/n after a fixed number
-    of steps. Each hidden unit's outputs move by as little, so ‖K_t − K_0‖_F is of order 1/n too.
-    With a step size of order n the same count gives order 1 for all three: bounded. These are the
+    With a step size of order 1 the gradient is (1/(n√(hd))) Gᵀ X with ‖X‖ of order √n and ‖G‖_F,
+    of n·h entries of order 1, of order n: its Frobenius norm is of order n^{−1/2}, hence
+    ‖W_t − W_0‖_F/√d of order 1/n after a fixed number of steps. Each hidden unit's outputs move by
+    as little, so ‖K_t − K_0‖_F is of order 1/n too. With a step size of order n the same count
+    gives order 1 for all three: bounded. These are the
     rates of Wang et al. 2023 (arXiv:2211.06506) in our parametrisation.
     """
     end = last_steps(table)
@@ -107,13 +111,17 @@ def _slope(part: pd.DataFrame, level: float) -> dict[str, Any]:
 
 
 def _predicted(part: pd.DataFrame) -> float:
-    if part["recipe.optimiser"].isin(["gd", "sgd"]).all() and part["recipe.steps"].nunique() == 1:
-        rate = part["recipe.learning_rate"]
-        if rate.nunique() == 1:
-            return -1.0
-        if np.allclose(rate / part["data.points"], (rate / part["data.points"]).iloc[0]):
-            return 0.0
-    return float("nan")
+    """The rate by counting powers: for plain steps on all points at fixed ratios alone."""
+    fixed = ["recipe.steps", "data.points_per_dimension", "network.width_per_dimension"]
+    plain = part["recipe.optimiser"].isin(["gd", "sgd"]) & (part["recipe.momentum"] == 0)
+    whole = part["recipe.batch_size"] == part["data.points"]
+    if part.empty or not (plain & whole).all() or (part[fixed].nunique() > 1).any():
+        return float("nan")
+    rate = part["recipe.learning_rate"]
+    if rate.nunique() == 1:
+        return -1.0
+    per_point = rate / part["data.points"]
+    return 0.0 if np.allclose(per_point, per_point.iloc[0]) else float("nan")
 
 
 def claims_table(
@@ -151,7 +159,7 @@ def claims_table(
     rows = [
         _count(
             f"{population}: {kind}",
-            "runs of the population whose weights end with a spectrum of this kind",
+            "completed runs of the population whose weights end with a spectrum of this kind",
             (weights.loc[weights["group"] == population, "kind"] == kind).to_numpy(),
             level,
         )

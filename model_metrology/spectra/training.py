@@ -45,8 +45,8 @@ def draw_data(teacher: Teacher, streams: Streams) -> TeacherData:
     teacher : Teacher
         Sizes, link, scale and noise.
     streams : Streams
-        The stream ``data`` is used. Directions come first: runs that differ in the number of
-        points, or in the labels' scale, have their directions in common.
+        The stream ``data`` is used. Directions come first: runs of one dimension and stream
+        have them in common.
 
     Returns
     -------
@@ -54,7 +54,9 @@ def draw_data(teacher: Teacher, streams: Streams) -> TeacherData:
     """
     d, k = teacher.dimension, teacher.directions
     gaussian = streams.generator("data", 0).standard_normal((d, k))
-    directions = np.linalg.qr(gaussian)[0].T
+    q, r = np.linalg.qr(gaussian)
+    # LAPACK fixes signs its own way; with those of r the directions are uniform.
+    directions = (q * np.sign(np.diag(r))).T
     test_points = min(teacher.points, _TEST_POINTS)
     (x, y), (test_x, test_y) = (
         _points(teacher, size, directions, streams.generator("data", part))
@@ -217,7 +219,11 @@ class _Stack:
         self.w.grad = torch.bmm(slope.mT, x)
 
     def _batches(self) -> Iterator[Tensor | None]:
-        """Indices (k, B) of each step's points, epochs of permutations; None stands for all."""
+        """Indices (k, B) of each step's points, epochs of permutations; None stands for all.
+
+        What is left of an epoch beyond its last whole batch is passed over, so that all steps are
+        of one batch size.
+        """
         recipe, n = self.population.recipe, self.population.data.points
         size = recipe.batch_size or n
         per_epoch = n // size
@@ -240,6 +246,8 @@ class _Stack:
         """The trained runs."""
         history = np.stack(self.history)
         weights, readout = (np.stack(part, axis=1) for part in zip(*self.kept, strict=True))
+        for kept in (weights, readout):
+            kept[~np.isfinite(kept)] = np.nan
         for i, (population, streams) in enumerate(self.members):
             columns = dict(
                 zip(("step", "loss", "test_loss", "test_r2"), history[:, :, i].T, strict=True)

@@ -203,12 +203,12 @@ def test_alignment_with_the_directions(measured):
 
 
 def test_alignment_with_the_labels(measured):
-    """|cos| with Xᵀy, or with y − ȳ, as the function says."""
+    """|cos| with Xᵀ(y − ȳ), or with y − ȳ, as the function says."""
     of, run, data, _, table = measured
     x, y = data.inputs.astype(float), data.labels.astype(float)
     for row, matrix, i in rows_of(table, of):
         leading = np.linalg.eigh(direct(of, run, data, i)[matrix])[1][:, -1]
-        target = x.T @ y if matrix == "weights" else y - y.mean()
+        target = x.T @ (y - y.mean()) if matrix == "weights" else y - y.mean()
         cosine = abs(leading @ target) / np.linalg.norm(target)
         assert row["alignment_labels"] == pytest.approx(cosine, abs=1e-8)
 
