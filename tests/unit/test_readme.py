@@ -15,14 +15,19 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_study_is_valid():
-    (study,) = blocks("yaml")
-    checked = load_study(yaml.safe_load(study))
-    assert checked.populations["noisy"].label_noise == 0.05
+def test_studies_are_valid():
+    images, two_layers = (load_study(yaml.safe_load(study)) for study in blocks("yaml"))
+    assert images.populations["noisy"].label_noise == 0.05
+    assert len(two_layers.spectra.groups()["Adam phases"].cells) == 6
+
+
+def test_library_example_finds_the_strong_direction(capsys):
+    exec(blocks("python")[1], {})  # the README's own text
+    assert capsys.readouterr().out == "bulk+spikes\n"
 
 
 def test_library_example_finds_what_was_moved(capsys):
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     names = {}
     exec(code, names)  # the README's own text
     # A tenth of the outputs has moved; a tolerance of 0.01 forgives a hundredth.
