@@ -129,3 +129,23 @@ def training_inputs(wildcards):
     if population_of(wildcards).recipe.trainable == "head":
         files["features"] = f"<results>/features/{wildcards.population}.h5"
     return files
+
+
+# Two-layer networks, populations and sweeps, by name.
+groups = study.spectra.groups() if study.spectra else {}
+
+
+def group_spec(wildcards):
+    # What a run depends on, and no more: neither its siblings nor how runs share jobs.
+    drop = {"size", "runs_per_job"}
+    group = groups[unquote(wildcards.group)]
+    return group.model_dump(mode="json", exclude={"base": drop, "sweep": drop})
+
+
+def spectra_files(names, ending):
+    """Files of all blocks of some groups."""
+    return [
+        f"<results>/spectra/measured/{folder_name(name)}/{block}{ending}"
+        for name in names
+        for block in groups[name].blocks()
+    ]

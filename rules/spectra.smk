@@ -2,26 +2,6 @@
 
 if study.spectra:
     spectra = study.spectra
-    groups = spectra.groups()
-    width_populations = [*map(folder_name, spectra.populations)]
-
-    def group_of(wildcards):
-        return groups[unquote(wildcards.group)]
-
-    def group_spec(wildcards):
-        # What a run depends on, and no more: neither its siblings nor how runs share jobs.
-        drop = {"size", "runs_per_job"}
-        return group_of(wildcards).model_dump(
-            mode="json", exclude={"base": drop, "sweep": drop}
-        )
-
-    def measured(names, ending):
-        """Files of all blocks of some groups."""
-        return [
-            f"<results>/spectra/measured/{folder_name(name)}/{block}{ending}"
-            for name in names
-            for block in groups[name].blocks()
-        ]
 
     rule train_width:
         # Two-layer networks: those of one shape and recipe are trained as one stack.
@@ -76,8 +56,8 @@ if study.spectra:
     rule summarise_spectra:
         # One table of everything, slopes of the norms, and the claims with their counts.
         input:
-            tables=measured(groups, ".csv"),
-            excluded=measured(groups, ".excluded.csv"),
+            tables=spectra_files(groups, ".csv"),
+            excluded=spectra_files(groups, ".excluded.csv"),
         output:
             spectra="<results>/spectra/spectra.csv",
             excluded="<results>/spectra/excluded.csv",
@@ -155,7 +135,7 @@ if study.spectra:
         rule forensics:
             # Can the optimiser be named from the spectra of runs that the classifier has not seen?
             input:
-                spectra=measured(seen, ".h5"),
+                spectra=spectra_files(seen, ".h5"),
                 table="<results>/spectra/spectra.csv",
             output:
                 accuracy="<results>/spectra/forensics/accuracy.csv",
