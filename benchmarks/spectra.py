@@ -3,19 +3,28 @@
     python benchmarks/spectra.py
 
 writes ``spectra.csv`` and ``spectra.png`` to ``benchmarks/results`` (``--out`` elsewhere). The
-network has d = n/2 inputs and h = 3n/4 units. For each n, in one process after a warm-up:
+network has d = n/2 inputs and h = 3n/4 tanh units, so a quarter of its conjugate kernel is null.
+For each n, in one process after a warm-up:
 
-* ``LAPACK``: ``scipy.linalg.eigvalsh`` of a kernel that is there, and numpy's;
-* ``kernel_spectrum`` of the same kernel; ``ck_spectrum`` and ``ntk_spectrum``, which make the
-  kernel first;
-* the ten leading eigenpairs by Lanczos, matrix-free, against a dense subset;
-* the density by stochastic Lanczos quadrature, matrix-free, and its largest error as a CDF.
+* ``eigvalsh``: scipy's and numpy's, of a conjugate kernel that is there;
+* ``kernel_spectrum`` of the same kernel, without and with ten leading eigenvectors;
+  ``ck_spectrum`` and ``ntk_spectrum``, which make the kernel first;
+* its ten leading eigenpairs by Lanczos, matrix-free (activations made first), against LAPACK's
+  subset driver on the kernel that is there;
+* its density by stochastic Lanczos quadrature, likewise matrix-free.
 
-Peak memory is that of a fresh process above what it needs before, in units of one n × n kernel of
-float64. Times are the best of three (of one from n = 4,000 on).
+All on one thread (``OMP_NUM_THREADS`` for more). Ways take turns, so that a slow moment of the
+machine falls on all of them, and times are the best of the turns, in processor seconds for one
+thread. ``error`` is, of eigenvalues, the largest difference to scipy's over the largest
+eigenvalue; of the density, the largest error of its CDF. Peak memory is that of a fresh process
+above what it needs before, the kernel included where it is there, in units of one kernel.
 """
 
 from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import csv
@@ -34,16 +43,32 @@ from scipy import linalg
 
 from model_metrology.plots import style
 from model_metrology.spectra.eigen import (
+    LanczosDensity,
     ck_spectrum,
     kernel_spectrum,
     lanczos_density,
     leading_eigenpairs,
     ntk_spectrum,
 )
-from model_metrology.spectra.kernels import ck_operator, ntk_matrix
+from model_metrology.spectra.kernels import ck_operator, conjugate_kernel_matrix
 
 SIZES = (500, 1000, 2000, 4000)
+LARGE = 2000
+"""From this size on memory is measured: below, the rest of a process is the larger part."""
 LEADING = 10
+BARE = "scipy eigvalsh"
+# Each way, and the panel of the figure it belongs to.
+PANELS = {
+    BARE: "all eigenvalues",
+    "numpy eigvalsh": "all eigenvalues",
+    "kernel_spectrum": "all eigenvalues",
+    "ck_spectrum, kernel made": "all eigenvalues",
+    "ntk_spectrum, kernel made": "all eigenvalues",
+    "scipy eigh, 10 leading": "with eigenvectors, or a part",
+    "kernel_spectrum, vectors=10": "with eigenvectors, or a part",
+    "leading_eigenpairs, matrix-free": "with eigenvectors, or a part",
+    "lanczos_density, matrix-free": "with eigenvectors, or a part",
+}
 
 
 def network(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,102 +78,132 @@ def network(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.standard_normal((h, d)), rng.choice([-1.0, 1.0], h), rng.standard_normal((n, d))
 
 
-def best(run: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def measure(n: int) -> list[dict[str, object]]:
+def ways(n: int, *, there: bool = True) -> dict[str, Callable[[], object]]:
     w, v, x = network(n)
-    kernel = ntk_matrix(w, v, x, "tanh")
-    repeats = 1 if n >= 4000 else 3
-    operator = ck_operator(w, x, "tanh")
-    ways = {
-        "LAPACK (scipy eigvalsh)": lambda: linalg.eigvalsh(kernel),
-        "LAPACK (numpy eigvalsh)": lambda: np.linalg.eigvalsh(kernel),
+    kernel = conjugate_kernel_matrix(w, x, "tanh") if there else np.eye(1)
+    subset = (n - LEADING, n - 1)
+    return {
+        BARE: lambda: linalg.eigvalsh(kernel),
+        "numpy eigvalsh": lambda: np.linalg.eigvalsh(kernel),
         "kernel_spectrum": lambda: kernel_spectrum(kernel),
         "ck_spectrum, kernel made": lambda: ck_spectrum(w, x, "tanh"),
         "ntk_spectrum, kernel made": lambda: ntk_spectrum(w, v, x, "tanh"),
-        "10 leading, dense": lambda: linalg.eigh(kernel, subset_by_index=(n - LEADING, n - 1)),
-        "10 leading, Lanczos": lambda: leading_eigenpairs(operator, LEADING),
-        "density, Lanczos": lambda: lanczos_density(operator),
+        "scipy eigh, 10 leading": lambda: linalg.eigh(kernel, subset_by_index=subset),
+        "kernel_spectrum, vectors=10": lambda: kernel_spectrum(kernel, vectors=LEADING),
+        "leading_eigenpairs, matrix-free": lambda: leading_eigenpairs(
+            ck_operator(w, x, "tanh"), LEADING
+        ),
+        "lanczos_density, matrix-free": lambda: lanczos_density(ck_operator(w, x, "tanh")),
     }
-    linalg.eigvalsh(kernel[:200, :200])
-    seconds = {name: best(way, repeats) for name, way in ways.items()}
-    bare = seconds["LAPACK (scipy eigvalsh)"]
-    rows: list[dict[str, object]] = [
-        {"n": n, "way": name, "seconds": f"{value:.4f}", "over_lapack": f"{value / bare:.3f}"}
-        for name, value in seconds.items()
+
+
+def take_turns(
+    calls: dict[str, Callable[[], object]], turns: int
+) -> tuple[dict[str, float], dict[str, object]]:
+    """Seconds and result of each way."""
+    clock = time.process_time if os.environ["OMP_NUM_THREADS"] == "1" else time.perf_counter
+    seconds, results = dict.fromkeys(calls, np.inf), {}
+    for _ in range(turns):
+        for way, call in calls.items():
+            start = clock()
+            results[way] = call()
+            seconds[way] = min(seconds[way], clock() - start)
+    return seconds, results
+
+
+def errors(results: dict[str, object], n: int) -> dict[str, float]:
+    exact = results[BARE]
+    found = {
+        way: np.abs(results[way].eigenvalues - exact).max() / exact[-1]
+        for way in ("kernel_spectrum", "ck_spectrum, kernel made", "kernel_spectrum, vectors=10")
+    }
+    values = results["leading_eigenpairs, matrix-free"][0]
+    leading = exact[: -LEADING - 1 : -1]
+    found["leading_eigenpairs, matrix-free"] = np.abs(values - leading).max() / leading[0]
+    density = results["lanczos_density, matrix-free"]
+    assert isinstance(density, LanczosDensity)
+    # With zeros that are zero: scipy's are of either sign.
+    exact = results["kernel_spectrum"].eigenvalues
+    places = np.concatenate([exact, (exact[1:] + exact[:-1]) / 2])
+    shares = np.searchsorted(exact, places, side="right") / n
+    found["lanczos_density, matrix-free"] = np.abs(density.cdf(places) - shares).max()
+    return found
+
+
+def measure(n: int) -> list[dict[str, object]]:
+    seconds, results = take_turns(ways(n), 2 if n >= 4000 else 5)
+    found = errors(results, n)
+    return [
+        {
+            "n": n,
+            "way": way,
+            "seconds": f"{taken:.4f}",
+            "over_scipy": f"{taken / seconds[BARE]:.3f}",
+            "error": f"{found[way]:.1e}" if way in found else "",
+            "kernels": f"{peak(n, way):.2f}" if n >= LARGE else "",
+        }
+        for way, taken in seconds.items()
     ]
-    for row in rows:
-        row["kernels"] = f"{peak(n, str(row['way'])):.2f}" if row["way"] in PEAKS else ""
-    exact = ck_spectrum(w, x, "tanh").eigenvalues
-    found = lanczos_density(operator)
-    # The CDF is compared between eigenvalues, and right of the null space: at one it may count it
-    # or not.
-    between = ((exact[1:] + exact[:-1]) / 2)[exact[:-1] > 0]
-    error = np.abs(found.cdf(between) - np.arange(n - len(between), n) / n).max()
-    rows[-1]["cdf_error"] = f"{error:.4f}"
-    return rows
-
-
-PEAKS = ("LAPACK (scipy eigvalsh)", "kernel_spectrum", "ck_spectrum, kernel made")
-PEAKS += ("ntk_spectrum, kernel made",)
 
 
 def peak(n: int, way: str) -> float:
     """Peak memory of one way in a process of its own, in kernels."""
     command = [sys.executable, __file__, "--peak", str(n), way]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Arrays of any size that matters go back to the system once freed, and do not count again.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(result.stdout)
 
 
-def measure_peak(n: int, way: str) -> float:
-    w, v, x = network(n)
-    kernel = None if "made" in way else ntk_matrix(w, v, x, "tanh")
-    ntk_spectrum(*(part[:50] for part in (w, v)), x[:60], "tanh")
-    # The kernel that is there counts; Linux lets a process reset its own high-water mark.
-    counted = 0.0 if kernel is None else 1.0
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    if kernel is None:
-        ck_spectrum(w, x, "tanh") if way.startswith("ck") else ntk_spectrum(w, v, x, "tanh")
-    elif way == "kernel_spectrum":
-        # In place, as ck_spectrum and ntk_spectrum do.
-        kernel_spectrum(kernel, overwrite=True)
-    else:
-        linalg.eigvalsh(kernel)
-    return counted + 1024 * (memory("VmHWM") - before) / (8 * n**2)
-
-
-def memory(key: str) -> int:
-    """A line of /proc/self/status, in KiB."""
+def status(key: str) -> int:
+    """A line of this process's memory, in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def draw(rows: list[dict[str, object]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
-    for i, way in enumerate(dict.fromkeys(str(row["way"]) for row in rows)):
+def measure_peak(n: int, way: str) -> float:
+    # Libraries are loaded, threads started and buffers taken by a small one; resource's ru_maxrss
+    # would begin with what the calling process had.
+    for call in ways(100).values():
+        call()
+    there = "made" not in way and "free" not in way
+    call = ways(n, there=there)[way]
+    # A kernel that is there counts as this way's.
+    before = status("VmRSS") - (8 * n**2 if there else 0)
+    Path("/proc/self/clear_refs").write_text("5")
+    call()
+    return (status("VmHWM") - before) / (8 * n**2)
+
+
+@style.styled
+def draw(rows: list[dict[str, object]]) -> plt.Figure:
+    figure, axes = style.subplots(1, 3, height=4.4)
+    places = list(dict.fromkeys(PANELS.values()))
+    sizes = sorted({int(str(row["n"])) for row in rows})
+    for i, (way, panel) in enumerate(PANELS.items()):
         part = [row for row in rows if row["way"] == way]
-        axes.loglog(
-            [row["n"] for row in part],
-            [float(str(row["seconds"])) for row in part],
-            marker=style.marker(i),
-            color=style.colour(i),
-            label=way,
+        colour = style.colour(i) if i else style.REFERENCE
+        ratios = [float(str(row["over_scipy"])) for row in part]
+        axes[places.index(panel)].plot(
+            sizes, ratios, label=way, color=colour, marker=style.marker(i), ls="-" if i else "--"
         )
-    axes.set(xlabel="points n (d = n/2, h = 3n/4)", ylabel="seconds")
-    axes.set_title("Spectra of kernels of two-layer networks")
-    axes.set_xticks(SIZES, [f"{n:,}" for n in SIZES])
-    axes.minorticks_off()
-    axes.grid(color="#e6e6e6")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+        memory = float(str(part[-1]["kernels"] or "nan"))
+        axes[2].barh(i, memory, color=colour)
+        axes[2].text(memory + 0.05, i, f"{memory:.2f}", va="center", fontsize=9)
+    axes[1].axhline(1.0, color=style.REFERENCE, ls="--")
+    for ax, title in zip(axes, places, strict=False):
+        ax.set(xscale="log", yscale="log", title=title, xlabel="points n (d = n/2, h = 3n/4)")
+        ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        ticks = (0.5, 1, 2, 4, 8)
+        ax.set_yticks(ticks, [f"{tick:g} ×" for tick in ticks])
+        ax.set_ylim(0.4, 12)
+        ax.minorticks_off()
+    axes[0].set_ylabel("time over scipy eigvalsh")
+    axes[2].set(title=f"peak memory, n = {sizes[-1]:,}", xlabel="n × n kernels", xlim=(0, 3))
+    axes[2].set_yticks([])
+    axes[2].invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
 
 
 def main() -> None:
@@ -161,17 +216,17 @@ def main() -> None:
         print(measure_peak(int(arguments.peak[0]), arguments.peak[1]))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    take_turns(ways(100), 1)
+    rows: list[dict[str, object]] = []
     for n in arguments.sizes:
         rows += measure(n)
-        for row in rows[-8:]:
+        for row in rows[-len(PANELS) :]:
             print(*row.values(), sep=" · ", flush=True)
-    with (arguments.out / "spectra.csv").open("w", newline="") as file:
-        fields = ["n", "way", "seconds", "over_lapack", "kernels", "cdf_error"]
-        writer = csv.DictWriter(file, fields)
+    with (arguments.out / "spectra.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    draw(rows, arguments.out / "spectra.png")
+    style.save(draw(rows), arguments.out / "spectra.png")
 
 
 if __name__ == "__main__":

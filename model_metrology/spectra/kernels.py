@@ -57,14 +57,9 @@ def conjugate_kernel_matrix(
     Raises
     ------
     ValueError
-        If shapes do not fit each other or something is not finite.
+        If shapes do not fit each other, something is not finite, or `tile` is not positive.
     """
-    hidden = _Hidden(weights, inputs, activation)
-    features = hidden.rows(lambda u: hidden.phi(u))
-    kernel = np.empty((len(features), len(features)))
-    for i, j in _tiles(len(features), tile):
-        _put(kernel, i, j, features[i] @ features[j].T)
-    return kernel
+    return _conjugate(_Hidden(weights, inputs, activation), tile)
 
 
 def ntk_matrix(
@@ -104,7 +99,7 @@ def ntk_matrix(
     v = _vector(readout, len(hidden.w))
     # One array of hidden units at a time: slopes first, activations after.
     if trained == "both":
-        kernel = conjugate_kernel_matrix(weights, inputs, hidden.phi, tile=tile)
+        kernel = _conjugate(hidden, tile)
     else:
         kernel = np.zeros((len(hidden.x), len(hidden.x)))
     slopes = hidden.rows(lambda u: hidden.phi.slope(u) * v)
@@ -123,7 +118,7 @@ def ck_operator(
     Parameters and errors as of :func:`conjugate_kernel_matrix`.
     """
     hidden = _Hidden(weights, inputs, activation)
-    features = hidden.rows(lambda u: hidden.phi(u))
+    features = hidden.rows(hidden.phi)
     return _operator(len(features), lambda q: features @ (features.T @ q))
 
 
@@ -139,7 +134,7 @@ def ntk_operator(
     """
     hidden = _Hidden(weights, inputs, activation)
     v = _vector(readout, len(hidden.w))
-    features = hidden.rows(lambda u: hidden.phi(u))
+    features = hidden.rows(hidden.phi)
     slopes = hidden.rows(lambda u: hidden.phi.slope(u) * v)
     x = hidden.x
 
@@ -177,13 +172,21 @@ class _Hidden:
         return result
 
 
+def _conjugate(hidden: _Hidden, tile: int) -> Array:
+    features = hidden.rows(hidden.phi)
+    kernel = np.empty((len(features), len(features)))
+    for i, j in _tiles(len(features), tile):
+        _put(kernel, i, j, features[i] @ features[j].T)
+    return kernel
+
+
 def _matrix(name: str, values: ArrayLike) -> Tensor:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} must be a matrix and not empty, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; leave out runs that diverged")
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return _tensor(array)
 
 
 def _vector(readout: ArrayLike, h: int) -> Tensor:
@@ -192,11 +195,18 @@ def _vector(readout: ArrayLike, h: int) -> Tensor:
         raise ValueError(f"readout must be (h,) with h = {h} as weights have it, got {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError("readout must be finite; leave out runs that diverged")
-    return torch.from_numpy(array)
+    return _tensor(array)
+
+
+def _tensor(array: Array) -> Tensor:
+    """The same memory as a tensor; a copy where torch cannot take it: read-only, or reversed."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _tiles(n: int, tile: int) -> Iterator[tuple[slice, slice]]:
     """Tiles on and above the diagonal."""
+    if tile < 1:
+        raise ValueError(f"tile must be at least 1, got {tile}")
     for i in range(0, n, tile):
         for j in range(i, n, tile):
             yield slice(i, min(i + tile, n)), slice(j, min(j + tile, n))
@@ -214,7 +224,7 @@ def _put(kernel: Array, i: slice, j: slice, tile: Tensor) -> None:
 
 def _operator(n: int, product: Callable[[Tensor], Tensor]) -> LinearOperator:
     def matmat(q: Array) -> Array:
-        columns = torch.from_numpy(np.asarray(q, dtype=np.float64).reshape(n, -1))
+        columns = _tensor(np.asarray(q, dtype=np.float64).reshape(n, -1))
         return product(columns).numpy().reshape(q.shape)
 
     return LinearOperator((n, n), matvec=matmat, matmat=matmat, rmatvec=matmat, dtype=np.float64)

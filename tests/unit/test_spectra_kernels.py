@@ -78,6 +78,24 @@ def test_operators_are_the_matrices():
     ):
         np.testing.assert_allclose(operator @ q, matrix @ q, rtol=1e-11, atol=1e-12)
         np.testing.assert_allclose(operator @ q[:, 0], matrix @ q[:, 0], rtol=1e-11, atol=1e-12)
+        # What torch cannot take as it is: reversed, strided, read-only, integers.
+        sealed = q[:, 0].copy()
+        sealed.flags.writeable = False
+        for vector in (q[::-1, 1], q[:, ::2], sealed, np.arange(len(x))):
+            np.testing.assert_allclose(operator @ vector, matrix @ vector, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("error")
+def test_single_precision_and_read_only_arrays_are_taken():
+    w, v, x = (part.astype(np.float32) for part in draw())
+    expected = ntk_matrix(*(part.astype(np.float64) for part in (w, v, x)), "tanh")
+    for part in (w, v, x):
+        part.flags.writeable = False
+    np.testing.assert_array_equal(ntk_matrix(w, v, x, activation("tanh")), expected)
+    doubles = [part.astype(np.float64) for part in (w, v, x)]
+    for part in doubles:
+        part.flags.writeable = False
+    np.testing.assert_array_equal(ntk_matrix(*doubles, "tanh"), expected)
 
 
 def test_inputs_are_left_as_they_were():
@@ -104,13 +122,16 @@ def test_constant_points_have_a_kernel_of_rank_one():
         ({"v": np.full(11, np.inf)}, "readout must be finite"),
         ({"name": "tan"}, "activation: unknown 'tan'"),
         ({"trained": "second"}, "trained must be 'both' or 'first'"),
+        ({"tile": 0}, "tile must be at least 1"),
+        ({"tile": -1}, "tile must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_named(change, message):
     w, v, x = draw()
-    arguments = {"w": w, "v": v, "x": x, "name": "tanh", "trained": "both"} | change
+    arguments = {"w": w, "v": v, "x": x, "name": "tanh", "trained": "both", "tile": 8}
+    arguments |= change
     with pytest.raises(ValueError, match=message):
         ntk_matrix(
             arguments["w"], arguments["v"], arguments["x"], arguments["name"],
-            trained=arguments["trained"],
+            trained=arguments["trained"], tile=arguments["tile"],
         )  # fmt: skip
