@@ -198,7 +198,7 @@ if study.spectra:
         },
         "bulk": {
             "label": "6 · has the bulk moved",
-            "inputs": everything,
+            "inputs": everything | {"runs": first_blocks},
             "options": named,
         },
     }
@@ -221,6 +221,7 @@ if study.spectra:
                 "label": f"{number} · naming the optimiser: {part}",
                 "inputs": {part: table(f"forensics/{part}")},
             }
+        figures["forensics_accuracy"]["options"] = {"classes": len(known)}
     if spectra.images:
         figures["images"] = {
             "label": "11 · networks trained on images",
