@@ -1,13 +1,15 @@
 """Training: the same run alone, stacked and resumed; each source of randomness alone."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from model_metrology import store
 from model_metrology.data.datasets import Dataset, prepare_dataset
-from model_metrology.recipes import Population, Recipe
-from model_metrology.seeds import STREAMS, Streams
+from model_metrology.recipes import Population, Recipe, Stream
+from model_metrology.seeds import Streams
 from model_metrology.training import choose_device, loop, train_runs
 from model_metrology.training.data import Epoch, noisy_labels, normalised_images
 from model_metrology.training.stack import Stack
@@ -216,7 +218,7 @@ def test_checkpoint_is_bound_to_its_points(digits, tmp_path):
 # -- each source of randomness alone -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("stream", get_args(Stream))
 def test_only_what_varies_differs(colour, stream):
     of = population(
         {"name": "cnn", "width": 2, "depth": None},
