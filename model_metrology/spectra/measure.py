@@ -174,7 +174,7 @@ def measure_run(
     eigenvalues: dict[str, list[Array]] = {name: [] for name in MATRICES}
     start = _Matrices(population, run, 0, data)
     for i, step in enumerate(run.steps):
-        now = _Matrices(population, run, i, data)
+        now = _Matrices(population, run, i, data) if i else start
         for matrix in MATRICES:
             spectrum = now.spectrum(matrix)
             eigenvalues[matrix].append(spectrum.eigenvalues)
@@ -196,8 +196,8 @@ def measure_run(
 
 
 def _eigenvalue_row(now: Array, before: Array, law: SpectralLaw, level: float) -> dict[str, Any]:
-    found, began = (classify_spectrum(values, law, level=level) for values in (now, before))
-    tail = found.tail
+    found = classify_spectrum(now, law, level=level)
+    tail, began = found.tail, int(np.sum(before > found.threshold))
     return {
         "size": len(now),
         "largest": now[-1],
@@ -216,7 +216,7 @@ def _eigenvalue_row(now: Array, before: Array, law: SpectralLaw, level: float) -
         "p_exponential": tail.p_exponential,
         "p_lognormal": tail.p_lognormal,
         "law_distance": found.bulk_distance,
-        "bulk_distance": bulk_distance(before, now, outliers=max(found.outliers, began.outliers)),
+        "bulk_distance": bulk_distance(before, now, outliers=max(found.outliers, began)),
     }
 
 
