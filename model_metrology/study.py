@@ -83,6 +83,8 @@ class DatasetOptions(Options):
     """Training points, stratified; all when absent."""
     test: int | None = Field(None, ge=2)
     """Test points, stratified; all when absent."""
+    standardise: bool = True
+    """Scale channels to mean 0 and variance 1 over the training points; false: intensities of 0 to 1."""
 
 
 class Reference(Options):
@@ -286,7 +288,7 @@ _TAKES = {
     "width": ("mlp", "cnn", "vit-small"),
     "depth": ("mlp", "vit-small"),
     "dropout": tuple(name for name in BUILT_IN if not name.startswith("resnet")),
-    "parametrisation": ("mlp",),
+    "parametrisation": ("mlp", "cnn-mnist2", "cnn-cifar2"),
 }
 
 
@@ -300,6 +302,11 @@ def _check_used(key: str, population: Population) -> None:
                 f"{key}.architecture.{option}: {architecture.name} has no such option; it is for "
                 f"{', '.join(names)}"
             )
+    if architecture.parametrisation == "ntk" and architecture.name != "mlp":
+        raise ValueError(
+            f"{key}.architecture.parametrisation: {architecture.name} has 'standard' and 'width'; "
+            "'ntk' is for mlp"
+        )
     if recipe.momentum and recipe.optimiser != "sgd":
         raise ValueError(f"{key}.recipe.momentum: it is for sgd, not for {recipe.optimiser}")
     sources = {

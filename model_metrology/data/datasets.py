@@ -147,6 +147,7 @@ def prepare_dataset(
     cache: str | os.PathLike[str] = "resources",
     train: int | None = None,
     test: int | None = None,
+    standardise: bool = True,
     seed: int = 0,
     sources: Sequence[str] = KINDS,
 ) -> Dataset:
@@ -166,6 +167,9 @@ def prepare_dataset(
         Folder that keeps the raw files that were fetched, shared by all datasets.
     train, test : int, optional
         Number of training and test points; all when absent.
+    standardise : bool
+        Give the training points' moments as `mean` and `std`; otherwise 0 and 1, so that networks
+        see intensities of 0 to 1.
     seed : int
         Seed of the subsets that `train` and `test` ask for.
     sources : sequence of {"folder", "download", "package"}
@@ -198,6 +202,8 @@ def prepare_dataset(
         )
     ]
     mean, std = channel_moments(parts[0].images)
+    if not standardise:
+        mean, std = np.zeros_like(mean), np.ones_like(std)
     return Dataset(
         name=name,
         classes=spec.classes,

@@ -32,6 +32,41 @@ class NTKLinear(nn.Linear):
         return F.linear(x, self.weight / math.sqrt(self.in_features), self.bias)
 
 
+class Scale(nn.Module):
+    """Division by a constant."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x / divisor."""
+        return x / self.divisor
+
+    def extra_repr(self) -> str:
+        """Show the divisor in the module's representation."""
+        return f"{self.divisor:g}"
+
+
+def scale_by_width(network: nn.Sequential) -> nn.Sequential:
+    """Draw all parameters from N(0, 1) and divide hidden activations by √(units · kernel).
+
+    As the released code of Engel et al. 2024 (arXiv 2305.14585) does: a layer is scaled by its own
+    width, not by its fan-in, so that the first layer's inputs are not scaled at all.
+    """
+    layers: list[nn.Module] = []
+    divisor = 1.0
+    for layer in network:
+        layers.append(layer)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            for parameter in layer.parameters():
+                nn.init.normal_(parameter)
+            divisor = math.sqrt(len(layer.weight) * math.prod(layer.weight.shape[2:]))
+        elif isinstance(layer, nn.ReLU):
+            layers.append(Scale(divisor))
+    return nn.Sequential(*layers)
+
+
 class PatchEmbedding(nn.Module):
     """Patches of an image as tokens behind a class token, with positions added."""
 
@@ -292,6 +327,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _BUILDERS[architecture.name](architecture, image_shape, outputs)
+        if architecture.parametrisation == "width":
+            network = scale_by_width(network)
     return use_counter_dropout(network)
 
 

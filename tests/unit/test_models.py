@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 from torch.func import functional_call, stack_module_state
 
 from model_metrology.models import (
@@ -15,6 +16,7 @@ from model_metrology.models import (
     dropout_layers,
     split_head,
 )
+from model_metrology.models.architectures import Scale
 from model_metrology.recipes import Architecture
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -200,3 +202,23 @@ def test_pretrained_weights_are_loaded_and_the_head_is_fresh(monkeypatch):
     assert network[1].classifier[1].out_features == 2
     assert [m.p for m in network.modules() if isinstance(m, CounterDropout)] == [0.4]
     assert math.isclose(network(torch.randn(2, 1, 32, 32)).isfinite().double().mean(), 1.0)
+
+
+def test_width_parametrisation_divides_each_hidden_layer_by_the_root_of_its_own_width():
+    network = build("mlp", (1, 4, 4), width=9, depth=2, parametrisation="width", outputs="one")
+    x = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    hidden = x.flatten(1)
+    linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    for layer in linear[:-1]:
+        hidden = torch.relu(layer(hidden) / 3.0)  # the root of nine units
+    torch.testing.assert_close(network.eval()(x), linear[-1](hidden))
+    drawn = torch.cat([p.detach().flatten() for p in network.parameters()])
+    # 253 numbers from N(0, 1): three standard errors of mean and variance.
+    assert abs(drawn.mean()) < 3 / 253**0.5
+    assert abs(drawn.var() - 1) < 3 * (2 / 253) ** 0.5
+
+
+def test_width_parametrisation_of_a_convolution_counts_its_kernel():
+    network = build("cnn-mnist2", (1, 8, 8), parametrisation="width", outputs="one")
+    divisors = [m.divisor for m in network.modules() if isinstance(m, Scale)]
+    assert divisors == pytest.approx([24, 288**0.5, 72**0.5, 128**0.5, 8])
