@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from model_metrology.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from model_metrology.kernels import conjugate_kernel, trace_ntk
+    from model_metrology.kernels import (
+        conjugate_kernel,
+        embedding_kernel,
+        projected_trace_ntk,
+        pseudo_ntk,
+        trace_ntk,
+    )
     from model_metrology.spectra.classify import SpectrumClass, classify_spectrum
     from model_metrology.spectra.eigen import Spectrum, ck_spectrum, ntk_spectrum, weight_spectrum
     from model_metrology.variability.metrics import churn, expected_calibration_error
@@ -26,8 +32,11 @@ __all__ = [
     "ck_spectrum",
     "classify_spectrum",
     "conjugate_kernel",
+    "embedding_kernel",
     "expected_calibration_error",
     "ntk_spectrum",
+    "projected_trace_ntk",
+    "pseudo_ntk",
     "trace_ntk",
     "trimmed_ks",
     "weight_spectrum",
@@ -37,7 +46,13 @@ __version__ = "0.1.0"
 __getattr__ = lazy_names(
     __name__,
     {
-        "kernels": ["conjugate_kernel", "trace_ntk"],
+        "kernels": [
+            "conjugate_kernel",
+            "embedding_kernel",
+            "projected_trace_ntk",
+            "pseudo_ntk",
+            "trace_ntk",
+        ],
         "spectra.classify": ["SpectrumClass", "classify_spectrum"],
         "spectra.eigen": ["Spectrum", "ck_spectrum", "ntk_spectrum", "weight_spectrum"],
         "variability.metrics": ["churn", "expected_calibration_error"],

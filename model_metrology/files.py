@@ -28,7 +28,7 @@ def write_dataset(path: str | os.PathLike[str], dataset: Dataset, attrs: Mapping
     """Write a prepared dataset."""
     image = ("point", "channel", "row", "column")
     axes = {"train_images": image, "test_images": image, "mean": ("channel",), "std": ("channel",)}
-    axes |= dict.fromkeys(("train_labels", "train_index"), ("train point",))
+    axes |= dict.fromkeys(("train_labels", "train_index", "poisoned"), ("train point",))
     axes |= dict.fromkeys(("test_labels", "test_index"), ("test point",))
     units = dict.fromkeys(("train_images", "test_images"), "intensity, 0 to 255")
     units |= dict.fromkeys(("mean", "std"), "intensity, 0 to 1")

@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from model_metrology.data.datasets import DATASETS
+from model_metrology.data.datasets import DATASETS, DatasetSpec
+from model_metrology.data.poison import Poison, check_poison
 from model_metrology.recipes import (
     BUILT_IN,
     PRETRAINED,
@@ -77,14 +78,19 @@ class DataOptions(Options):
 
 
 class DatasetOptions(Options):
-    """How much of a dataset is used."""
+    """How much of a dataset is used, and how."""
 
+    of: str | None = None
+    """The dataset that it is, where the key is a name of your own; the key itself when absent."""
     train: int | None = Field(None, ge=2)
     """Training points, stratified; all when absent."""
     test: int | None = Field(None, ge=2)
     """Test points, stratified; all when absent."""
     standardise: bool = True
-    """Scale channels to mean 0 and variance 1 over the training points; false: intensities of 0 to 1."""
+    """Scale channels to mean 0 and variance 1 over the training points; false: intensities of 0
+    to 1."""
+    poison: Poison | None = None
+    """A trigger planted in training points; absent: none."""
 
 
 class Reference(Options):
@@ -201,7 +207,7 @@ class Study(Options):
     """auto: CUDA when there, else CPU."""
     data: DataOptions = DataOptions()
     datasets: dict[Name, DatasetOptions] = {}
-    """Datasets by name, and their sizes."""
+    """Datasets by name, and how each is used; `of` gives one dataset under several names."""
     populations: dict[Name, Population] = {}
     """Populations by name."""
     max_excluded: Fraction = 0.0
@@ -218,6 +224,10 @@ class Study(Options):
             check(self)
         return self
 
+    def spec(self, name: str) -> DatasetSpec:
+        """What the dataset `name`, a key of `datasets`, is made of."""
+        return DATASETS[self.datasets[name].of or name]
+
 
 def _known(kind: str, key: str, name: str, names: Mapping[str, Any]) -> None:
     if name not in names:
@@ -231,20 +241,33 @@ def _check_any(study: Study) -> None:
 
 def _check_datasets(study: Study) -> None:
     for name, options in study.datasets.items():
-        _known("dataset", f"datasets.{name}", name, DATASETS)
+        key = f"datasets.{name}"
+        if options.of is not None:
+            _known("dataset", f"{key}.of", options.of, DATASETS)
+        elif name not in DATASETS:
+            raise ValueError(
+                f"{key}: there is no dataset {name!r}; known: {', '.join(sorted(DATASETS))}; under "
+                "a name of your own, say by `of` which of them it is"
+            )
+        spec = study.spec(name)
         for part in ("train", "test"):
-            wanted, there = getattr(options, part), getattr(DATASETS[name], f"{part}_size")
+            wanted, there = getattr(options, part), getattr(spec, f"{part}_size")
             if wanted is not None and wanted > there:
                 raise ValueError(
-                    f"datasets.{name}.{part}: {wanted} points asked for, {name} has {there}"
+                    f"{key}.{part}: {wanted} points asked for, {options.of or name} has {there}"
                 )
+        if options.poison is not None:
+            try:
+                check_poison(options.poison, spec.shape, spec.class_counts(options.train).tolist())
+            except ValueError as error:
+                raise ValueError(f"{key}.poison.{error}") from None
 
 
 def _check_populations(study: Study) -> None:
     for name, population in study.populations.items():
         key = f"populations.{name}"
         _known("dataset", f"{key}.dataset", population.dataset, study.datasets)
-        spec, options = DATASETS[population.dataset], study.datasets[population.dataset]
+        spec, options = study.spec(population.dataset), study.datasets[population.dataset]
         classes, architecture, recipe = (
             len(spec.classes),
             population.architecture,
@@ -366,10 +389,11 @@ def _check_variability(study: Study) -> None:
                 f"variability.comparisons.{name}.populations: {', '.join(small)} has fewer than "
                 "three runs, too few to hold them against each other"
             )
-    if len(DATASETS[base.dataset].classes) != 2:
+    classes = len(study.spec(base.dataset).classes)
+    if classes != 2:
         raise ValueError(
-            f"{key}.population: {base.dataset} has {len(DATASETS[base.dataset].classes)} classes; "
-            "logit gaps are defined for two"
+            f"{key}.population: {base.dataset} has {classes} classes; logit gaps are defined for "
+            "two"
         )
 
 
@@ -438,7 +462,7 @@ def _check_image_spectra(study: Study, name: str, images: ImageSpectra) -> None:
             f"spectra.images.populations: of {name} the head alone is trained; choose populations "
             "with recipe.trainable: all"
         )
-    spec, options = DATASETS[population.dataset], study.datasets[population.dataset]
+    spec, options = study.spec(population.dataset), study.datasets[population.dataset]
     there = options.test or spec.test_size
     if images.points > there:
         raise ValueError(

@@ -109,11 +109,23 @@ def run_files(wildcards):
 
 
 def dataset_file(wildcards):
-    return f"<results>/data/{population_of(wildcards).dataset}.h5"
+    return f"<results>/data/{folder_name(population_of(wildcards).dataset)}.h5"
 
 
 def dataset_options(wildcards):
-    return study.datasets[wildcards.dataset].model_dump() | {"seed": study.seed}
+    options = study.datasets[unquote(wildcards.dataset)]
+    return options.model_dump(exclude={"poison"}) | {"seed": study.seed}
+
+
+def dataset_poison(wildcards):
+    poison = study.datasets[unquote(wildcards.dataset)].poison
+    return poison and poison.model_dump()
+
+
+def dataset_code(wildcards):
+    # Clean datasets do not rest on how others are poisoned.
+    poison = ["model_metrology.data.poison"] if dataset_poison(wildcards) else []
+    return code_digest("model_metrology.data", *poison)
 
 
 def population_spec(wildcards):

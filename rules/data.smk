@@ -15,7 +15,9 @@ rule dataset:
         mem_mb=4000,
         runtime=60,
     params:
+        name=lambda w: unquote(w.dataset),
         options=dataset_options,
-        code=code_digest("model_metrology.data"),
+        poison=dataset_poison,
+        code=dataset_code,
     script:
         "../scripts/dataset.py"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ class DatasetSpec:
         Number of points.
     per_class : tuple of int, optional
         Keep the first so many training and test points of each class; all when absent.
+    train_counts : tuple of int, optional
+        Training points of each class; the same number of each when absent.
     """
 
     raw: str
@@ -56,10 +58,35 @@ class DatasetSpec:
     train_size: int
     test_size: int
     per_class: tuple[int, int] | None = None
+    train_counts: tuple[int, ...] | None = None
+
+    def class_counts(self, points: int | None = None) -> NDArray[np.int64]:
+        """Training points of each class, known without reading them.
+
+        Parameters
+        ----------
+        points : int, optional
+            Size of the stratified subset that is used; all training points when absent.
+
+        Returns
+        -------
+        ndarray of int64, shape (C,)
+        """
+        classes = len(self.classes)
+        counts = np.array(self.train_counts or [self.train_size // classes] * classes)
+        return _shares(counts, self.train_size if points is None else points)
 
 
 DATASETS: dict[str, DatasetSpec] = {
-    "mnist": DatasetSpec("mnist", _DIGITS, _EACH, (1, 28, 28), 60_000, 10_000),
+    "mnist": DatasetSpec(
+        "mnist",
+        _DIGITS,
+        _EACH,
+        (1, 28, 28),
+        60_000,
+        10_000,
+        train_counts=(5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
+    ),
     "fashion-mnist": DatasetSpec("fashion-mnist", _FASHION, _EACH, (1, 28, 28), 60_000, 10_000),
     "cifar10": DatasetSpec("cifar10", _CIFAR, _EACH, (3, 32, 32), 50_000, 10_000),
     # The two-class tasks of Engel et al. (2024), arXiv 2305.14585.
@@ -88,9 +115,23 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     # scikit-learn's bundled 8x8 digits, for studies that must be quick and need no network.
     # Zeros against ones would be told apart without error; even against odd is not.
-    "digits": DatasetSpec("digits", _DIGITS, _EACH, (1, 8, 8), 1_200, 597),
+    "digits": DatasetSpec(
+        "digits",
+        _DIGITS,
+        _EACH,
+        (1, 8, 8),
+        1_200,
+        597,
+        train_counts=(119, 122, 118, 122, 121, 122, 121, 119, 116, 120),
+    ),
     "digits2": DatasetSpec(
-        "digits", ("even", "odd"), ((0, 2, 4, 6, 8), (1, 3, 5, 7, 9)), (1, 8, 8), 1_200, 597
+        "digits",
+        ("even", "odd"),
+        ((0, 2, 4, 6, 8), (1, 3, 5, 7, 9)),
+        (1, 8, 8),
+        1_200,
+        597,
+        train_counts=(595, 605),
     ),
 }
 """The datasets, by name. Adding one is adding an entry."""
@@ -103,7 +144,7 @@ class Dataset:
     Attributes
     ----------
     name : str
-        Its name in `DATASETS`.
+        Its name in `DATASETS`, or a study's own name for it.
     classes : tuple of str
         Names of the classes, by label.
     train_images, test_images : ndarray of uint8, shape (N, C, H, W)
@@ -114,8 +155,10 @@ class Dataset:
         Ascending positions of the points in the raw collection's training and test set (for
         ``digits``, whose collection is not divided, in the collection).
     mean, std : ndarray of float64, shape (C,)
-        Mean and standard deviation of each channel over the training images, on a scale where
-        255 is 1.
+        Mean and standard deviation of each channel over the training images (before any was
+        poisoned), on a scale where 255 is 1.
+    poisoned : ndarray of bool, shape (N,)
+        Which training points carry a planted trigger; none when left out.
     """
 
     name: str
@@ -128,6 +171,17 @@ class Dataset:
     test_index: NDArray[np.int64]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    poisoned: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def __post_init__(self) -> None:
+        points = len(self.train_labels)
+        if not self.poisoned.size:
+            object.__setattr__(self, "poisoned", np.zeros(points, dtype=bool))
+        if self.poisoned.shape != (points,):
+            raise ValueError(
+                f"poisoned: one entry a training point is needed, ({points},), got "
+                f"{self.poisoned.shape}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +197,7 @@ class _Points:
 def prepare_dataset(
     name: str,
     *,
+    of: str | None = None,
     root: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] = "resources",
     train: int | None = None,
@@ -160,7 +215,9 @@ def prepare_dataset(
     Parameters
     ----------
     name : str
-        A key of `DATASETS`.
+        The dataset's name: a key of `DATASETS`, or any name where `of` says what it is.
+    of : str, optional
+        A key of `DATASETS`, so that one dataset can be had in several ways; `name` when absent.
     root : path, optional
         Local folder with raw files; the environment variable ``MODEL_METROLOGY_DATA`` when absent.
     cache : path
@@ -184,12 +241,13 @@ def prepare_dataset(
     DataUnavailableError
         If no source has the raw files.
     ValueError
-        If `name` is unknown, or `train` or `test` is fewer than one point a class or more than
-        there are.
+        If `of` (or `name` in its place) is unknown, or `train` or `test` is fewer than one point a
+        class or more than there are.
     """
-    if name not in DATASETS:
-        raise ValueError(f"name: there is no dataset {name!r}; known: {', '.join(DATASETS)}")
-    spec = DATASETS[name]
+    key, known = ("name", name) if of is None else ("of", of)
+    if known not in DATASETS:
+        raise ValueError(f"{key}: there is no dataset {known!r}; known: {', '.join(DATASETS)}")
+    spec = DATASETS[known]
     # Before anything is fetched: a wrong number should not cost a download.
     _check_size("train", train, spec.train_size, name, len(spec.classes))
     _check_size("test", test, spec.test_size, name, len(spec.classes))
@@ -248,14 +306,19 @@ def stratified_subset(
     if not 0 <= size <= len(labels):
         raise ValueError(f"size: {size} points asked for, there are {len(labels)}")
     present, counts = np.unique(labels, return_counts=True)
-    # In integers: a rounding error must not decide which class gets the odd point.
-    shares, remainders = np.divmod(size * counts, len(labels))
-    shares[np.argsort(-remainders, kind="stable")[: size - shares.sum()]] += 1
     chosen = [
         generator.permutation(np.flatnonzero(labels == label))[:share]
-        for label, share in zip(present, shares, strict=True)
+        for label, share in zip(present, _shares(counts, size), strict=True)
     ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _shares(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Each class's part of `size` points, by largest remainder."""
+    # In integers: a rounding error must not decide which class gets the odd point.
+    shares, remainders = np.divmod(size * counts, counts.sum())
+    shares[np.argsort(-remainders, kind="stable")[: size - shares.sum()]] += 1
+    return shares
 
 
 def channel_moments(

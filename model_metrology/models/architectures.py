@@ -48,7 +48,7 @@ class Scale(nn.Module):
         return f"{self.divisor:g}"
 
 
-def scale_by_width(network: nn.Sequential) -> nn.Sequential:
+def scale_by_width(network: nn.Module) -> nn.Sequential:
     """Draw all parameters from N(0, 1) and divide hidden activations by √(units · kernel).
 
     As the released code of Engel et al. 2024 (arXiv 2305.14585) does: a layer is scaled by its own
@@ -56,7 +56,7 @@ def scale_by_width(network: nn.Sequential) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     divisor = 1.0
-    for layer in network:
+    for layer in network.children():
         layers.append(layer)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             for parameter in layer.parameters():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return generator.permutation(np.repeat(np.arange(10, dtype=np.uint8), per_class))
 
     collections = {
-        # MNIST's own counts of zeros and ones; what the other classes have does not matter.
-        "mnist": ([5_923, 6_742, *[5_917] * 7, 5_916], [980, 1_135, *[986] * 7, 983]),
+        # MNIST's own counts of training points, and of zeros and ones for testing.
+        "mnist": (
+            [5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949],
+            [980, 1_135, *[986] * 7, 983],
+        ),
         "fashion-mnist": ([6_000] * 10, [1_000] * 10),
         "cifar10": ([5_000] * 10, [1_000] * 10),
     }
@@ -144,6 +148,32 @@ def test_registry_says_what_is_there(toy: Path) -> None:
         )
         assert len(spec.groups) == len(spec.classes)
         assert dataset.name == name
+        assert np.array_equal(spec.class_counts(), np.bincount(dataset.train_labels)), name
+
+
+def test_class_counts_of_a_subset_are_known_without_reading(toy: Path) -> None:
+    for name in ("mnist", "cifar2-cv"):
+        labels = prepare_dataset(name, cache=toy, sources=[], train=1_003).train_labels
+        assert np.array_equal(DATASETS[name].class_counts(1_003), np.bincount(labels)), name
+
+
+def test_one_dataset_under_several_names(toy: Path) -> None:
+    plain = prepare_dataset("mnist2", cache=toy, sources=[], train=50, seed=3)
+    named = prepare_dataset("zeros & ones", of="mnist2", cache=toy, sources=[], train=50, seed=3)
+    assert (named.name, named.classes) == ("zeros & ones", plain.classes)
+    for one, other in zip(parts(plain), parts(named), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert np.array_equal(a, b)
+    with pytest.raises(ValueError, match=r"^of: there is no dataset 'mnist3'; known: mnist, "):
+        prepare_dataset("mine", of="mnist3", cache=toy)
+
+
+def test_nothing_is_poisoned_unless_said() -> None:
+    dataset = prepare_dataset("digits2", train=30, test=10)
+    assert dataset.poisoned.dtype == bool
+    assert dataset.poisoned.tolist() == [False] * 30
+    with pytest.raises(ValueError, match=r"poisoned: .*\(30,\), got \(29,\)"):
+        replace(dataset, poisoned=np.ones(29, dtype=bool))
 
 
 def test_subsets_are_stratified_seeded_and_leave_the_rest_alone(toy: Path) -> None:

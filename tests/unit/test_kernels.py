@@ -9,8 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, jacrev
 
-from model_metrology import kernels
-from model_metrology.kernels import conjugate_kernel, trace_ntk
+from model_metrology.kernels import (
+    conjugate_kernel,
+    functions,
+    projected_trace_ntk,
+    pseudo_ntk,
+    tangent,
+    trace_ntk,
+)
+from model_metrology.kernels.forms import Outer
 from model_metrology.models import build_model
 from model_metrology.recipes import Architecture
 
@@ -188,20 +195,35 @@ def test_frozen_parameters_have_no_part():
     assert relative_error(by_jacobian(model, x), expected) > 1e-3
 
 
-def test_point_by_point_is_the_same(monkeypatch):
-    model, shape = network("residual")
-    x = points(shape, 7)
-    expected = trace_ntk(model, x)
-    monkeypatch.setattr(kernels, "_vmap_works", lambda *_: False)
+@pytest.mark.parametrize("vmap", [True, False])
+@pytest.mark.parametrize("name", ["residual", "batch norm", "attention"])
+def test_without_the_graph_it_is_the_same(name, vmap, monkeypatch):
+    model, shape = network(name)
+    x, y = points(shape, 7), points(shape, 4, seed=2)
+    expected, cross = trace_ntk(model, x), trace_ntk(model, x, y)
+    monkeypatch.setattr(tangent, "_agreeing_groups", lambda *_: [])
+    if not vmap:
+        monkeypatch.setattr(tangent, "_vmap_works", lambda *_: False)
     np.testing.assert_allclose(trace_ntk(model, x), expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(trace_ntk(model, x, y), cross, rtol=1e-12, atol=1e-13)
 
 
 def test_what_vmap_gets_wrong_is_computed_point_by_point(monkeypatch):
     model, shape = network("mlp")
     x = points(shape, 5)
     expected = trace_ntk(model, x)
-    original = kernels._by_vmap
-    monkeypatch.setattr(kernels, "_by_vmap", lambda *args: 2 * original(*args))
+    monkeypatch.setattr(tangent, "_agreeing_groups", lambda *_: [])
+    original = tangent._by_vmap
+    monkeypatch.setattr(tangent, "_by_vmap", lambda *args: 2 * original(*args))
+    np.testing.assert_allclose(trace_ntk(model, x), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_a_form_that_is_wrong_is_not_used(monkeypatch):
+    model, shape = network("cnn")
+    x = points(shape, 5)
+    expected = trace_ntk(model, x)
+    original = Outer.outer
+    monkeypatch.setattr(Outer, "outer", lambda *args: 1.001 * original(*args))
     np.testing.assert_allclose(trace_ntk(model, x), expected, rtol=1e-12, atol=1e-13)
 
 
@@ -219,32 +241,41 @@ def test_kernels_are_symmetric_positive_and_one_on_the_diagonal(function, dtype)
     assert np.abs(kernel).max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("function", [trace_ntk, conjugate_kernel])
+@pytest.mark.parametrize("function", [trace_ntk, pseudo_ntk, projected_trace_ntk, conjugate_kernel])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_memory_changes_only_the_blocks(function, normalize, monkeypatch):
     model, shape = network("cnn")
     x, y = points(shape, 41), points(shape, 23, seed=2)
-    rows = []
-    original = kernels._Term.rows
+    sizes = []
+    original = functions.blocks
 
-    def counts(self, points, start, stop):
-        rows.append(stop - start)
-        return original(self, points, start, stop)
+    def counts(hold, *args):
+        def counted(points):
+            sizes.append(len(points))
+            return hold(points)
 
-    monkeypatch.setattr(kernels._Term, "rows", counts)
-    monkeypatch.setattr(kernels, "_COLUMNS", 7)
-    kernel = function(model, x, normalize=normalize)
-    assert sum(rows) == 41 * {trace_ntk: 3, conjugate_kernel: 1}[function]  # once a class
-    cross = function(model, x, y, normalize=normalize)
-    least = {trace_ntk: 0.3, conjugate_kernel: 0.1}[function]
-    for memory in (least, 0.7):
-        rows.clear()
-        again = function(model, x, normalize=normalize, memory_mb=memory)
-        np.testing.assert_allclose(again, kernel, rtol=1e-12, atol=1e-14)
-        if function is trace_ntk and memory == least:
-            assert max(rows) < 41 and sum(rows) > 3 * 41  # computed again and again
-        again = function(model, x, y, normalize=normalize, memory_mb=memory)
-        np.testing.assert_allclose(again, cross, rtol=1e-12, atol=1e-14)
+        return original(counted, *args)
+
+    monkeypatch.setattr(functions, "blocks", counts)
+    options = {"normalize": normalize} | ({"dim": 64} if function is projected_trace_ntk else {})
+    kernel = function(model, x, **options)
+    assert sizes == [41]
+    cross = function(model, x, y, **options)
+    assert sizes[1:] == [23, 41]
+    for memory in (0.03, 0.06, 0.12, 0.25, 0.5, 1, 2):
+        sizes.clear()
+        try:
+            again = function(model, x, memory_mb=memory, **options)
+        except ValueError as error:
+            assert "too small" in str(error)
+            continue
+        np.testing.assert_allclose(again, kernel, rtol=1e-12, atol=1e-13)
+        again = function(model, x, y, memory_mb=memory, **options)
+        np.testing.assert_allclose(again, cross, rtol=1e-12, atol=1e-13)
+        if 1 < max(sizes) < 23:  # several blocks, each of several points
+            break
+    else:
+        pytest.fail("no memory gave several blocks")
 
 
 @pytest.mark.parametrize("function", [trace_ntk, conjugate_kernel])

@@ -10,6 +10,7 @@ import pytest
 
 from model_metrology import files, store
 from model_metrology.data.datasets import prepare_dataset
+from model_metrology.data.poison import Poison, poison_dataset
 from model_metrology.runs import (
     COMPLETED,
     DIVERGED,
@@ -42,6 +43,25 @@ def test_dataset_round_trip(tmp_path):
     assert (back.name, back.classes) == (dataset.name, dataset.classes)
     for field in [f.name for f in fields(dataset) if f.name not in ("name", "classes")]:
         np.testing.assert_array_equal(getattr(back, field), getattr(dataset, field))
+
+
+def test_poisoned_dataset_round_trip(tmp_path):
+    clean = prepare_dataset("mine: 1", of="digits2", train=40, test=20)
+    dataset = poison_dataset(clean, Poison(trigger="patch", fraction=0.25))
+    files.write_dataset(tmp_path / "d.h5", dataset, {})
+    back = files.read_dataset(tmp_path / "d.h5")
+    assert back.name == "mine: 1" and back.poisoned.dtype == bool and back.poisoned.sum() == 10
+    np.testing.assert_array_equal(back.poisoned, dataset.poisoned)
+    np.testing.assert_array_equal(back.train_images, dataset.train_images)
+    with store.open_file(tmp_path / "d.h5") as file:
+        assert list(file["poisoned"].attrs["axes"]) == ["train point"]
+
+
+def test_dataset_files_from_before_poisons_are_read_as_clean(tmp_path):
+    dataset = prepare_dataset("digits2", train=40, test=20)
+    tree = {name: value for name, value in vars(dataset).items() if name != "poisoned"}
+    store.write(tmp_path / "d.h5", tree, kind="dataset", attrs={})
+    assert files.read_dataset(tmp_path / "d.h5").poisoned.tolist() == [False] * 40
 
 
 def test_outputs_features_and_trimming_round_trip(tmp_path):

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from model_metrology.data import DATASETS
 from model_metrology.recipes import block_name, block_runs
 from model_metrology.study import StudyError, folder_name, load_study, study_schema
 
@@ -75,7 +76,17 @@ def test_defaults_are_filled_in(content):
             "fewer than three runs",
         ),
         ("datasets.digits2", {"train": 10**6}, r"datasets\.digits2\.train: 1000000 points"),
-        ("datasets.imagenet", {}, "there is no dataset 'imagenet'"),
+        ("datasets.imagenet", {}, "there is no dataset 'imagenet'.*say by `of` which"),
+        (
+            "datasets.mine",
+            {"of": "imagenet"},
+            r"datasets\.mine\.of: there is no dataset 'imagenet'",
+        ),
+        (
+            "datasets.mine",
+            {"of": "mnist2", "train": 10**6},
+            r"datasets\.mine\.train: 1000000 points asked for, mnist2 has 10000",
+        ),
         ("variability.reference.size", 8, "leave no candidate among the 8 runs"),
         ("variability.reference.population", "bse", "there is no population 'bse'"),
         ("variability.planted", ["other"], "variability.planted: there is no population 'other'"),
@@ -89,6 +100,63 @@ def test_what_cannot_work_is_named(content, path, value, message):
     with pytest.raises(StudyError, match=message) as error:
         load_study(put(content, path, value), source="my.yaml")
     assert str(error.value).startswith("my.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("of", "options", "message"),
+    [
+        ("digits2", {"target": 2}, "target: 2 is no class; choose from 0 to 1"),
+        ("digits", {"size": 9}, "size: a square of 9 does not fit images of 8x8"),
+        ("digits", {"fraction": 0.0001}, "fraction: 0.0001 of 1200 training points is less than"),
+        # 60,000 MNIST images hold 5,421 fives.
+        (
+            "mnist",
+            {"trigger": "clean-label", "target": 5},
+            "fraction: 6000 points asked for, 5421 are of the target class 5; take at most 0.09",
+        ),
+        ("digits2", {"fraction": 0.6}, "fraction: 720 points asked for, 605 are not of the target"),
+        ("digits2", {"weight": 0.5}, "weight: the trigger patch has no such option"),
+        ("digits2", {"fracton": 0.5}, "unknown key; did you mean 'fraction'"),
+        ("digits2", {"trigger": None}, "trigger: Input should be 'patch', 'blended' or 'clean-l"),
+    ],
+)
+def test_a_poison_that_cannot_be_planted_is_named(content, of, options, message):
+    poison = {"trigger": "patch", "fraction": 0.1, **options}
+    content["datasets"]["my poisoned"] = {"of": of, "poison": poison}
+    with pytest.raises(StudyError) as error:
+        load_study(content)
+    assert "datasets.my poisoned.poison" in str(error.value) and message in str(error.value)
+
+
+def test_a_poison_is_checked_against_the_points_that_are_used(content):
+    # Of 100 stratified points ten are of the class; a tenth of all is the whole class.
+    poison = {"trigger": "clean-label", "fraction": 0.1, "target": 3}
+    content["datasets"]["few"] = {"of": "cifar10", "train": 100, "poison": poison}
+    assert load_study(content).datasets["few"].poison.size == 4
+    content["datasets"]["few"]["poison"] = poison | {"fraction": 0.11}
+    with pytest.raises(StudyError, match="fraction: 11 points asked for, 10 are of the target"):
+        load_study(content)
+
+
+def test_a_dataset_of_ones_own_name_is_checked_as_what_it_is(content):
+    content["datasets"] |= {"ten: a": {"of": "digits"}, "two": {"of": "digits2", "train": 90}}
+    study = load_study(content)
+    assert study.spec("ten: a") == DATASETS["digits"]
+    assert study.spec("digits2") == DATASETS["digits2"]
+    for dataset, key, value, message in [
+        ("ten: a", "architecture.outputs", "one", "one logit needs two classes, ten: a has 10"),
+        ("two", "recipe.batch_size", 91, "91 is more than the 90 training points of two"),
+    ]:
+        path = f"populations.pair.{key}"
+        changed = put(put(content, path, value), "populations.pair.dataset", dataset)
+        with pytest.raises(StudyError, match=message):
+            load_study(changed)
+    with pytest.raises(StudyError, match="ten: a has 10 classes; logit gaps are defined for two"):
+        load_study(put(content, "populations.base.dataset", "ten: a"))
+    changed = put(content, "populations.pair.dataset", "two")
+    images = {"populations": ["pair"], "points": 598}
+    with pytest.raises(StudyError, match="598 asked for, two has 597 test points"):
+        load_study(put(changed, "spectra", {"images": images}))
 
 
 def test_required_key(content):

@@ -1,0 +1,232 @@
+r"""Gradients of a batch in the forms whose inner products are cheapest, group by group.
+
+A *group* is a set of parameters whose gradients are handled together. With positions p of a point
+(one in a plain linear layer, the output's pixels in a convolution, the tokens in attention), inputs
+u and gradients g of class c at the outputs, the gradient of a weight is :math:`\sum_p u_p ⊗ g^c_p`
+and
+
+.. math:: K(i, j) = \sum_{p, q} ⟨u_{ip}, u_{jq}⟩ \, \sum_c ⟨g^c_{ip}, g^c_{jq}⟩.
+
+With S positions, D inputs, d outputs and C classes a pair of points costs S² (D + C d) so, and
+C D d from gradients that are written out, class by class. Each group takes the cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from model_metrology.kernels.graph import (
+    Use,
+    channel_axis,
+    linear_input,
+    normalised_input,
+    unfolded,
+)
+
+__all__ = ["AXES", "Axis", "Elementwise", "Group", "Grouped", "Outer", "Table", "group_of"]
+
+
+Axis = Literal["first", "second", "folded"]
+"""Where points are in an operation's input: its first axis, or folded into it before others
+(``first``); its second axis; or folded into the first axis behind others (``folded``), as in a
+matrix product of tokens that come before points."""
+
+AXES: tuple[Axis, ...] = get_args(Axis)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose gradients are handled together.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The parameters.
+    axis : {"first", "second", "folded"}
+        Where points are in the operations' inputs and outputs.
+    """
+
+    names: tuple[str, ...]
+    axis: Axis = "first"
+
+    def by_point(self, values: Tensor, n: int) -> Tensor:
+        """Bring the axis of points to the front: (n, k, …)."""
+        if self.axis == "first":
+            return values.reshape(n, -1, *values.shape[1:])
+        if self.axis == "folded":
+            return values.reshape(-1, n, *values.shape[1:]).movedim(1, 0)
+        if values.ndim < 2 or values.shape[1] != n:
+            raise RuntimeError(f"points are not the second axis of {tuple(values.shape)}")
+        return values.movedim(1, 0)
+
+
+@dataclass(frozen=True)
+class Elementwise(Group):
+    """A parameter that is added or multiplied, broadcast over points: its gradient is a sum."""
+
+    shape: tuple[int, ...] = ()
+
+    def rows(self, uses: Sequence[Use], heads: Sequence[Sequence[Tensor]], n: int) -> Tensor:
+        """Gradients (n, q k) from those at the outputs of the uses, for each of q heads."""
+        total: Tensor | float = 0.0
+        for i, use in enumerate(uses):
+            gradients = [head[i] for head in heads]
+            x = normalised_input(use, gradients[0].shape) if use.kind == "scale" else None
+            parts = [self._summed(use, g if x is None else g * x, n) for g in gradients]
+            total = total + use.factor * torch.cat(parts, dim=1)
+        assert torch.is_tensor(total)
+        return total
+
+    def _summed(self, use: Use, g: Tensor, n: int) -> Tensor:
+        """Sum over all axes but the first that the parameter does not have, or has once."""
+        axis = channel_axis(use)
+        if axis is not None:
+            g = g.movedim(axis, -1)
+        g = self.by_point(g, n)
+        shape = (1,) * (g.ndim - 1 - len(self.shape)) + self.shape
+        away = [i + 1 for i, size in enumerate(shape) if size == 1 and g.shape[i + 1] != 1]
+        return (g.sum(dim=away) if away else g).reshape(n, -1)
+
+
+@dataclass(frozen=True)
+class Grouped(Group):
+    """The weight of a convolution in several groups: small, so that gradients are written out."""
+
+    def rows(self, uses: Sequence[Use], heads: Sequence[Sequence[Tensor]], n: int) -> Tensor:
+        """Gradients (n, q k) from those at the outputs of the uses, for each of q heads."""
+        total: Tensor | float = 0.0
+        for i, use in enumerate(uses):
+            groups = use.saved("groups")
+            patches = unfolded(use, use.saved("input")).unflatten(1, (groups, -1))
+            g = torch.cat([h[i].flatten(2).unflatten(1, (groups, -1)) for h in heads], dim=2)
+            by_image = patches @ g.transpose(2, 3)  # (m, groups, D, q d)
+            total = total + use.factor * self.by_point(by_image, n).sum(dim=1).flatten(1)
+        assert torch.is_tensor(total)
+        return total
+
+
+@dataclass(frozen=True)
+class Outer(Group):
+    """A weight whose gradient is a sum of outer products u ⊗ g over positions.
+
+    Attributes
+    ----------
+    convolution : bool
+        Inputs are patches of images; otherwise rows.
+    bias : bool
+        The bias that goes with the weight is in the group: u ends with a 1.
+    positions, inputs, outputs : int
+        S, D (with the bias) and d.
+    late : bool
+        Gradients are formed class by class; otherwise outer products are multiplied as they are.
+    """
+
+    convolution: bool = False
+    bias: bool = False
+    positions: int = 1
+    inputs: int = 1
+    outputs: int = 1
+    late: bool = False
+
+    def read(self, uses: Sequence[Use], n: int) -> list[Tensor]:
+        """What :meth:`patches` is made of, points first."""
+        if self.convolution:
+            return [self.by_point(use.saved("input"), n) for use in uses]
+        return [use.factor * self.by_point(linear_input(use), n) for use in uses]
+
+    def patches(self, uses: Sequence[Use], read: Sequence[Tensor], start: int, stop: int) -> Tensor:
+        """Inputs (b, D, S) of some of the points; several uses are further positions."""
+        parts = []
+        for use, values in zip(uses, read, strict=True):
+            some = values[start:stop]
+            if not self.convolution:
+                parts.append(some.flatten(1, -2).transpose(1, 2))
+                continue
+            columns = unfolded(use, some.flatten(0, 1)).unflatten(0, some.shape[:2])
+            parts.append(use.factor * columns.transpose(1, 2).flatten(2))
+        u = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return torch.cat([u, u.new_ones(len(u), 1, u.shape[2])], dim=1) if self.bias else u
+
+    def outer(self, gradients: Sequence[Tensor], n: int) -> Tensor:
+        """Gradients (n, S, d) at the outputs."""
+        parts = []
+        for g in gradients:
+            if self.convolution:
+                g = g.flatten(2).transpose(1, 2)
+            parts.append(self.by_point(g, n).flatten(1, -2))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@dataclass(frozen=True)
+class Table(Group):
+    """Rows of a table picked by index, as by an embedding: u is one-hot."""
+
+    positions: int = 1
+    outputs: int = 1
+
+    def read(self, uses: Sequence[Use], n: int) -> Tensor:
+        """Indices (n, S) of the rows picked; -1 for padding, whose row has no gradient."""
+        parts = []
+        for use in uses:
+            index = use.saved("indices")
+            if use.saved("padding_idx") >= 0:
+                index = index.masked_fill(index == use.saved("padding_idx"), -1)
+            parts.append(self.by_point(index, n).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def outer(self, gradients: Sequence[Tensor], n: int) -> Tensor:
+        """Gradients (n, S, d) at the outputs."""
+        return torch.cat([self.by_point(g, n).flatten(1, -2) for g in gradients], dim=1)
+
+
+def group_of(
+    names: Sequence[str],
+    shape: Sequence[int],
+    uses: Sequence[Use],
+    gradients: Sequence[Tensor],
+    n: int,
+    *,
+    heads: int,
+    axis: Axis,
+) -> Elementwise | Grouped | Outer | Table | None:
+    """The group of a parameter's uses, or None if there is none.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The parameter, and the bias that enters the same single operation.
+    shape : sequence of int
+        The parameter's shape.
+    uses : sequence of Use
+        Where the parameter enters.
+    gradients : sequence of Tensor
+        Of the uses, for n points.
+    heads : int
+        Number of classes C.
+    axis : {"first", "second", "folded"}
+        Where points are.
+    """
+    name, kinds = tuple(names), {use.kind for use in uses}
+    if kinds <= {"scale", "shift"}:
+        return Elementwise(name, axis, tuple(shape))
+    if len(kinds) > 1:
+        return None
+    kind = kinds.pop()
+    if kind == "embedding":
+        g = Table(name, axis).outer(gradients, n)
+        return Table(name, axis, g.shape[1], g.shape[2])
+    convolution = kind == "convolution"
+    if convolution and any(use.saved("groups") > 1 for use in uses):
+        return Grouped(name, axis) if len(name) == 1 else None
+    bare = Outer(name, axis, convolution, len(name) > 1)
+    g, u = bare.outer(gradients, n), bare.patches(uses, bare.read(uses, n), 0, 1)
+    (positions, outputs), inputs = g.shape[1:], u.shape[1]
+    if u.shape[2] != positions:
+        return None
+    late = positions**2 * (inputs + heads * outputs) >= heads * inputs * outputs
+    return Outer(name, axis, convolution, bare.bias, positions, inputs, outputs, late)

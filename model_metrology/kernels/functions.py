@@ -1,0 +1,450 @@
+"""The kernels by name, whole or block by block."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from model_metrology.kernels.blocks import (
+    Block,
+    Held,
+    Memory,
+    Rows,
+    assemble,
+    blocks,
+    product_in,
+)
+from model_metrology.kernels.features import module_outputs, penultimate
+from model_metrology.kernels.points import (
+    Points,
+    activation_bytes,
+    as_points,
+    check_outputs,
+    chosen_parameters,
+    evaluating,
+)
+from model_metrology.kernels.projections import Sketch
+from model_metrology.kernels.tangent import Gradients, make_plan
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+Precision = Literal["model", "tf32", "bfloat16"]
+Raw = Literal["trace", "pseudo", "projected trace", "projected pseudo", "conjugate", "embedding"]
+
+KERNELS: dict[str, tuple[Raw, bool]] = {
+    "trNTK": ("trace", True),
+    "trNTK0": ("trace", False),
+    "pNTK": ("pseudo", True),
+    "proj-trNTK": ("projected trace", True),
+    "proj-pNTK": ("projected pseudo", True),
+    "CK": ("conjugate", True),
+    "Em": ("embedding", True),
+}
+"""Kernels by the name they have in studies: which inner products, and whether normalised."""
+
+_SHOWN = 64  # points whose kernel in full precision is compared with that in a lower one
+
+
+@dataclass(frozen=True)
+class Options:
+    """How kernels are computed.
+
+    Attributes
+    ----------
+    memory_mb : float
+        Memory for what is held of points, in 10⁶ bytes; kernels come on top.
+    device : device, optional
+        Where to compute; by default where the model is, to which it returns.
+    only : sequence of str, optional
+        Names of parameters, or of modules for all of theirs; others have no part. For kernels of
+        gradients.
+    precision : {"model", "tf32", "bfloat16"}
+        Precision of matrix products; sums are in float32 or better. What a lower one than the
+        model's costs is logged, as the largest error of a kernel of 64 points.
+    dim : int
+        Length K of projected gradients.
+    seed : int
+        Of the projection.
+    """
+
+    memory_mb: float = 1000
+    device: torch.device | str | None = None
+    only: Sequence[str] | None = None
+    precision: Precision = "model"
+    dim: int = 10_240
+    seed: int = 0
+
+
+def kernel_blocks(
+    raw: Raw,
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    options: Options | None = None,
+) -> Iterator[Block]:
+    """Yield a kernel block by block, not normalised: for kernels that do not fit in memory.
+
+    Parameters
+    ----------
+    raw : str
+        Which inner products; see `KERNELS`.
+    model, x, y
+        As in :func:`trace_ntk`.
+    options : Options, optional
+        How to compute.
+
+    Yields
+    ------
+    Block
+        With y None, blocks on and above the diagonal.
+
+    Raises
+    ------
+    ValueError
+        As :func:`trace_ntk`.
+    """
+    with _prepared(raw, model, x, y, options or Options()) as ready:
+        yield from ready.blocks()
+
+
+def kernel(
+    name: str,
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    options: Options | None = None,
+) -> Array:
+    """A kernel by the name that it has in studies, e.g. ``"trNTK"``; see :func:`trace_ntk`."""
+    if name not in KERNELS:
+        raise ValueError(f"name: there is no kernel {name!r}; choose from {', '.join(KERNELS)}")
+    raw, normalize = KERNELS[name]
+    return _whole(raw, model, x, y, normalize, options or Options())
+
+
+def trace_ntk(
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    *,
+    normalize: bool = True,
+    memory_mb: float = 1000,
+    device: torch.device | str | None = None,
+    only: Sequence[str] | None = None,
+    precision: Precision = "model",
+) -> Array:
+    r"""Trace neural tangent kernel, :math:`\sum_c ⟨∇f_c(x), ∇f_c(x')⟩` over trainable parameters.
+
+    Parameters
+    ----------
+    model : Module
+        Returns (batch, C) for (batch, …). Computed in evaluation mode whatever mode it is in:
+        dropout is off and batch normalisation uses its running statistics. Its mode comes back.
+    x : array_like, shape (N, …)
+        Points; floating-point ones are taken in the model's precision.
+    y : array_like, shape (M, …), optional
+        Points of the columns; None for those of the rows.
+    normalize : bool
+        Divide by the root of both diagonals: a cosine, 1 on the diagonal. Otherwise plain sums,
+        divided neither by the width nor by C.
+    memory_mb : float
+        Memory for gradients and activations, in 10⁶ bytes, to which blocks are sized; the kernel
+        comes on top, and two gradients while forms are chosen. Where it does not hold all points,
+        gradients are computed more than once.
+    device : device, optional
+        Where to compute; by default where the model is, to which it returns.
+    only : sequence of str, optional
+        Names of parameters, or of modules for all of theirs: gradients with respect to these.
+    precision : {"model", "tf32", "bfloat16"}
+        Precision of matrix products.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, M)
+        Inner products in the model's precision, summed over classes and layers in float64. With y
+        None it is symmetric to the last bit.
+
+    Raises
+    ------
+    ValueError
+        If the outputs are not (batch, C), an output or a gradient is not finite, outputs depend
+        on chance or on the other points of a batch, nothing is trainable, a point to normalise by
+        has no gradient, or `memory_mb` is too small for two points.
+
+    Notes
+    -----
+    How each parameter enters is read from the graph that torch records (:mod:`.graph`), and the
+    cheaper of two forms of its gradients' inner products is taken (:mod:`.forms`). A form is used
+    only where it gives the kernel of plain gradients on three points; for all other parameters
+    gradients of single points come from :mod:`torch.func`.
+    """
+    options = Options(memory_mb, device, only, precision)
+    return _whole("trace", model, x, y, normalize, options)
+
+
+def pseudo_ntk(
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    *,
+    normalize: bool = True,
+    memory_mb: float = 1000,
+    device: torch.device | str | None = None,
+    only: Sequence[str] | None = None,
+    precision: Precision = "model",
+) -> Array:
+    r"""Pseudo neural tangent kernel: of the gradients of the sum of the logits.
+
+    Parameters, result and errors as those of :func:`trace_ntk`. Mohamadi, Bae, Sutherland 2023
+    (arXiv:2206.12543).
+    """
+    options = Options(memory_mb, device, only, precision)
+    return _whole("pseudo", model, x, y, normalize, options)
+
+
+def projected_trace_ntk(
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    *,
+    dim: int = 10_240,
+    seed: int = 0,
+    normalize: bool = True,
+    memory_mb: float = 1000,
+    device: torch.device | str | None = None,
+    only: Sequence[str] | None = None,
+) -> Array:
+    """Trace NTK of gradients after one random projection to `dim` numbers, shared by all classes.
+
+    Other parameters, result and errors as those of :func:`trace_ntk`. The projection depends on
+    `dim`, `seed` and the parameters' names and sizes, so that kernels of one network fit together.
+    Its relative error falls as dim^{-1/2} (:mod:`.projections`).
+    """
+    options = Options(memory_mb, device, only, dim=dim, seed=seed)
+    return _whole("projected trace", model, x, y, normalize, options)
+
+
+def projected_pseudo_ntk(
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    *,
+    dim: int = 10_240,
+    seed: int = 0,
+    normalize: bool = True,
+    memory_mb: float = 1000,
+    device: torch.device | str | None = None,
+    only: Sequence[str] | None = None,
+) -> Array:
+    """Pseudo NTK of randomly projected gradients; see :func:`projected_trace_ntk`."""
+    options = Options(memory_mb, device, only, dim=dim, seed=seed)
+    return _whole("projected pseudo", model, x, y, normalize, options)
+
+
+def conjugate_kernel(
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    *,
+    normalize: bool = True,
+    memory_mb: float = 1000,
+    device: torch.device | str | None = None,
+) -> Array:
+    """Conjugate kernel: inner products of the penultimate features.
+
+    The features are what the linear layer that is called last reads, (batch, features): after
+    activation, without a 1 for the bias.
+
+    Parameters
+    ----------
+    model, x, y, memory_mb, device
+        As in :func:`trace_ntk`.
+    normalize : bool
+        Divide by the norms of both features: a cosine. Otherwise plain inner products, not
+        divided by the width.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, M)
+        Inner products in the model's precision.
+
+    Raises
+    ------
+    ValueError
+        If the outputs are as :func:`trace_ntk` refuses them, the model calls no linear layer, its
+        last one does not read (batch, features), a point to normalise by has no feature other
+        than 0, or `memory_mb` is too small for two points.
+    """
+    return _whole("conjugate", model, x, y, normalize, Options(memory_mb, device))
+
+
+def embedding_kernel(
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None = None,
+    *,
+    normalize: bool = True,
+    memory_mb: float = 1000,
+    device: torch.device | str | None = None,
+) -> Array:
+    """Embedding kernel: inner products of the outputs of all modules, summed over modules.
+
+    Akyürek et al. 2023 (arXiv:2205.11482), as Engel et al. 2024 use it. A module counts each time
+    it is called, if it calls no other meanwhile: layers, activations, normalisations and pools, the
+    logits included, not their containers. Parameters, result and errors as those of
+    :func:`conjugate_kernel`.
+    """
+    return _whole("embedding", model, x, y, normalize, Options(memory_mb, device))
+
+
+# -- from options to blocks --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything that the blocks of a kernel are computed from."""
+
+    hold: Callable[[Tensor], Held]
+    what: str
+    x: Points
+    y: Points | None
+    memory: Memory
+    place: torch.device
+
+    def blocks(self) -> Iterator[Block]:
+        return blocks(self.hold, self.what, self.x, self.y, self.memory, self.place)
+
+
+def _whole(
+    raw: Raw,
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None,
+    normalize: bool,
+    options: Options,
+) -> Array:
+    with _prepared(raw, model, x, y, options) as ready:
+        result = assemble(ready.blocks(), ready.what, ready.x, ready.y, normalize)
+    if options.precision != "model":
+        _show_error(raw, model, x, y, normalize, options, result)
+    return result
+
+
+def _show_error(
+    raw: Raw,
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None,
+    normalize: bool,
+    options: Options,
+    result: Array,
+) -> None:
+    exact = replace(options, precision="model")
+    few = [None if v is None else torch.as_tensor(v)[:_SHOWN] for v in (x, y)]
+    expected = _whole(raw, model, few[0], few[1], normalize, exact)  # type: ignore[arg-type]
+    error = np.abs(result[: len(expected), : expected.shape[1]] - expected).max()
+    logger.info(
+        "%s kernel in %s: largest error %.1e of the largest entry, on %d × %d points",
+        raw, options.precision, error / np.abs(expected).max(), *expected.shape,
+    )  # fmt: skip
+
+
+@contextmanager
+def _prepared(
+    raw: Raw,
+    model: nn.Module,
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike | None,
+    options: Options,
+) -> Iterator[_Ready]:
+    """Check model and points, and choose forms; the model is lent meanwhile."""
+    with evaluating(model, options.device, tf32=options.precision == "tf32") as place:
+        rows = as_points("x", x, model)
+        columns = None if y is None else as_points("y", y, model)
+        classes = check_outputs(model, rows, place)
+        if columns is not None:
+            check_outputs(model, columns, place)
+        make = _of_features if raw in ("conjugate", "embedding") else _of_gradients
+        yield make(raw, model, rows, columns, options, place, classes)
+
+
+def _of_gradients(
+    raw: Raw,
+    model: nn.Module,
+    x: Points,
+    y: Points | None,
+    options: Options,
+    place: torch.device,
+    classes: int,
+) -> _Ready:
+    parameters = chosen_parameters(model, options.only)
+    probe = x.probe(place)
+    if y is not None and len(probe) < 2:
+        probe = torch.cat([probe, y.probe(place)])
+    kind = next(iter(parameters.values())).dtype
+    eye = torch.eye(classes, dtype=kind, device=place)
+    heads = eye if raw in ("trace", "projected trace") else eye.sum(dim=0, keepdim=True)
+    activations = activation_bytes(model, probe[:1])
+    plan = make_plan(model, parameters, heads, probe, activations)
+    product = product_in(options.precision)
+    if raw in ("trace", "pseudo"):
+        points = len(x) + (0 if y is None else len(y))
+        free = Memory(options.memory_mb, 0).available
+        at_once = plan.at_once(free, points)
+        memory = Memory(options.memory_mb, plan.point_bytes(at_once))
+        scratch = memory.scratch
+
+        def hold(points: Tensor) -> Held:
+            return Gradients(plan, model, points, scratch, product, at_once)
+
+        return _Ready(hold, "gradient", x, y, memory, place)
+
+    sketch, element = Sketch(options.dim, options.seed), eye.element_size()
+    memory = Memory(options.memory_mb, len(heads) * options.dim * element)
+    # Gradients are written out for as many points at a time as half of the scratch holds.
+    each = plan.point_bytes(1) + 2 * element * max(p.numel() for p in parameters.values())
+    step = max(int(memory.scratch / 2 // each), 1)
+
+    def project(points: Tensor) -> Held:
+        rows = points.new_zeros(len(points), len(heads), options.dim, dtype=kind)
+        for start in range(0, len(points), step):
+            block = Gradients(plan, model, points[start : start + step], memory.scratch / 4)
+            for h, head in enumerate(heads):
+                for name, first, values in block.rows(head):
+                    i = start + first
+                    sketch.add(rows[i : i + len(values), h], name, values)
+        return Rows([rows.flatten(1)], product)
+
+    return _Ready(project, "projected gradient", x, y, memory, place)
+
+
+def _of_features(
+    raw: Raw,
+    model: nn.Module,
+    x: Points,
+    y: Points | None,
+    options: Options,
+    place: torch.device,
+    classes: int,
+) -> _Ready:
+    product = product_in(options.precision)
+
+    def hold(points: Tensor) -> Held:
+        if raw == "conjugate":
+            return Rows([penultimate(model, points)], product)
+        return Rows(module_outputs(model, points), product)
+
+    one = x.part(0, 1, place)
+    held = hold(one)
+    assert isinstance(held, Rows)
+    size = sum(part.nbytes for part in held.parts) * 2 + activation_bytes(model, one)
+    what = "penultimate feature vector" if raw == "conjugate" else "embedding"
+    return _Ready(hold, what, x, y, Memory(options.memory_mb, size), place)

@@ -1,0 +1,234 @@
+"""Where parameters enter a computation, read off the graph that torch records.
+
+A parameter's gradient at a point needs two things of each place where it is used: the gradient at
+the output of that operation, and what the operation multiplied the parameter by. Both are there in
+the graph: the operation is a node, its output's gradient is what autograd computes for the node,
+and its other operand is a tensor that the node has saved. So one forward pass and one backward
+pass a class, down to the operations and no further, give the gradients of a whole batch point by
+point. Reading the graph, not the modules, covers functional calls, layers that are called twice,
+shared weights and torch's own attention alike.
+
+What is not recognised here is left to exact per-sample gradients elsewhere; what is recognised is
+compared with plain gradients of single points before it is used (:mod:`.forms`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+__all__ = ["Use", "uses_of"]
+
+# The operand of each operation that is a parameter we know the gradient of, by its position.
+_WEIGHT = {
+    ("AddmmBackward0", 2): "linear",
+    ("MmBackward0", 1): "linear",
+    ("ConvolutionBackward0", 1): "convolution",
+    ("EmbeddingBackward0", 0): "embedding",
+    ("NativeBatchNormBackward0", 1): "scale",
+    ("CudnnBatchNormBackward0", 1): "scale",
+    ("NativeLayerNormBackward0", 1): "scale",
+    ("NativeGroupNormBackward0", 1): "scale",
+    ("MulBackward0", 0): "scale",
+    ("MulBackward0", 1): "scale",
+    ("AddmmBackward0", 0): "shift",
+    ("ConvolutionBackward0", 2): "shift",
+    ("NativeBatchNormBackward0", 2): "shift",
+    ("CudnnBatchNormBackward0", 2): "shift",
+    ("NativeLayerNormBackward0", 2): "shift",
+    ("NativeGroupNormBackward0", 2): "shift",
+    ("AddBackward0", 0): "shift",
+    ("AddBackward0", 1): "shift",
+    ("ExpandBackward0", 0): "shift",
+}
+# Between a weight and its matrix product: a transpose leaves ⟨gradient, gradient⟩ as it is.
+_TRANSPOSE = "TBackward0"
+_CONSTANTS = {"MulBackward0": 1, "DivBackward0": -1}
+
+
+@dataclass(frozen=True)
+class Use:
+    """One operation that a parameter enters.
+
+    Attributes
+    ----------
+    kind : {"linear", "convolution", "embedding", "scale", "shift"}
+        A matrix product, a convolution or the rows of a table, whose gradients are sums of outer
+        products; or what is multiplied or added elementwise (the parameters of normalisations,
+        biases, positions, tokens).
+    node : Node
+        The operation.
+    factor : float
+        The operation uses the parameter times this.
+    slot : int
+        Which operand of the operation it is.
+    """
+
+    kind: str
+    node: Node
+    factor: float
+    slot: int
+
+    @property
+    def edge(self) -> GradientEdge:
+        """Where autograd gives the gradient at the operation's output."""
+        return GradientEdge(self.node, 0)
+
+    def sign(self) -> tuple[str, str]:
+        """What must be the same in every batch for one plan to fit all."""
+        return self.kind, self.node.name()
+
+    def saved(self, name: str) -> Any:
+        """Return what the node has saved under a name."""
+        value = getattr(self.node, f"_saved_{name}")
+        return value.detach() if torch.is_tensor(value) else value
+
+
+def uses_of(outputs: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, list[Use] | None]:
+    """Uses of parameters in what has led to outputs; None for one that is used in other ways too.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        With the graph that led to them.
+    parameters : mapping of str to Tensor
+        Parameters by name.
+
+    Returns
+    -------
+    dict
+        For each name its uses, in an order that is the same for the same computation; an empty
+        list where the outputs do not depend on it.
+    """
+    consumers, leaves = _consumers(outputs)
+    found: dict[str, list[Use] | None] = {}
+    for name, parameter in parameters.items():
+        leaf = leaves.get(id(parameter))
+        found[name] = [] if leaf is None else _follow(leaf, 1.0, consumers)
+    return found
+
+
+Consumers = dict[Node, list[tuple[Node, int]]]
+
+
+def _consumers(outputs: Tensor) -> tuple[Consumers, dict[int, Node]]:
+    """For each node the operations that read it and as which operand; and the leaves by tensor."""
+    consumers: Consumers = defaultdict(list)
+    leaves: dict[int, Node] = {}
+    stack = [outputs.grad_fn] if outputs.grad_fn is not None else []
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        for slot, (source, _) in enumerate(node.next_functions):
+            if source is None:
+                continue
+            consumers[source].append((node, slot))
+            if source in seen:
+                continue
+            seen.add(source)
+            if type(source).__name__ == "AccumulateGrad":
+                leaves[id(source.variable)] = source  # type: ignore[attr-defined]
+            else:
+                stack.append(source)
+    return consumers, leaves
+
+
+def _follow(source: Node, factor: float, consumers: Consumers) -> list[Use] | None:
+    """Uses of a parameter, or of a constant times it or its transpose."""
+    uses: list[Use] = []
+    for node, slot in consumers[source]:
+        name = type(node).__name__
+        constant = _constant(node, name)
+        if name == _TRANSPOSE or constant is not None:
+            further = _follow(node, factor * (1.0 if constant is None else constant), consumers)
+        elif (name, slot) in _WEIGHT:
+            further = _use(node, name, slot, factor)
+        else:
+            further = None
+        if further is None:
+            return None
+        uses += further
+    return uses
+
+
+def _constant(node: Node, name: str) -> float | None:
+    """The number that a node multiplies or divides by, if that is what it does."""
+    if name not in _CONSTANTS or len([s for s, _ in node.next_functions if s is not None]) != 1:
+        return None
+    other = getattr(node, "_saved_other", None)
+    if torch.is_tensor(other) and other.ndim == 0 and node.next_functions[0][0] is not None:
+        return float(other) ** _CONSTANTS[name]
+    return None
+
+
+def _use(node: Node, name: str, slot: int, factor: float) -> list[Use] | None:
+    kind = _WEIGHT[name, slot]
+    if name == "ConvolutionBackward0" and kind == "convolution":
+        transposed = getattr(node, "_saved_transposed")  # noqa: B009
+        if transposed or getattr(node, "_saved_input").ndim not in (3, 4):  # noqa: B009
+            return None
+    if name == "AddBackward0" and slot == 1:
+        factor *= float(getattr(node, "_saved_alpha"))  # noqa: B009
+    return [Use(kind, node, factor, slot)]
+
+
+# -- the other operand -------------------------------------------------------------------------
+
+
+def linear_input(use: Use) -> Tensor:
+    """Rows (m, D) that a matrix product multiplied the weight by."""
+    saved: Tensor = use.saved("mat1" if use.node.name() == "AddmmBackward0" else "self")
+    return saved
+
+
+def normalised_input(use: Use, shape: torch.Size) -> Tensor:
+    """What a weight that acts elementwise was multiplied by, in the shape of the output."""
+    name = use.node.name()
+    if name == "MulBackward0":
+        saved: Tensor = use.saved("other" if use.slot == 0 else "self")
+        return saved
+    x: Tensor = use.saved("input")
+    if name == "NativeLayerNormBackward0":
+        return (x - use.saved("result1")) * use.saved("result2")
+    if name == "NativeGroupNormBackward0":
+        groups = use.saved("group")
+        mean, scale = (
+            use.saved(result).view(len(x), groups, 1) for result in ("result1", "result2")
+        )
+        return ((x.reshape(len(x), groups, -1) - mean) * scale).view(shape)
+    # Batch normalisation in evaluation mode.
+    column = (1, -1, *[1] * (x.ndim - 2))
+    mean, variance = use.saved("running_mean").view(column), use.saved("running_var").view(column)
+    epsilon = use.saved("eps" if name == "NativeBatchNormBackward0" else "epsilon")
+    return (x - mean) * (variance + epsilon).rsqrt()
+
+
+def channel_axis(use: Use) -> int | None:
+    """Axis of an operation's output along which its parameter lies; None: the last axes."""
+    name = use.node.name()
+    batch = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "NativeGroupNormBackward0")
+    return 1 if name in batch or name == "ConvolutionBackward0" else None
+
+
+def unfolded(use: Use, x: Tensor) -> Tensor:
+    """Patches (n, D, S) of images or signals that a convolution of one group reads.
+
+    D runs over (channel, kernel) as the weight's axes do, S over positions of the output.
+    """
+    weight: Tensor = use.saved("weight")
+    kernel = tuple(weight.shape[2:])
+    stride, padding, dilation = (tuple(use.saved(k)) for k in ("stride", "padding", "dilation"))
+    if set(kernel) == {1} and not any(padding):
+        thinned = x[..., :: stride[0]] if x.ndim == 3 else x[..., :: stride[0], :: stride[1]]
+        return thinned.flatten(2)
+    if x.ndim == 3:
+        x, kernel = x[:, :, None], (1, *kernel)
+        stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
+    return F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)

@@ -1,0 +1,165 @@
+"""A model lent for measuring, its points, and what both must be for a kernel to be defined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+__all__ = [
+    "Points",
+    "activation_bytes",
+    "as_points",
+    "check_outputs",
+    "chosen_parameters",
+    "evaluating",
+    "too_small",
+]
+
+_CHECKED = 256  # points whose outputs are looked at together
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points, and what the caller calls them."""
+
+    name: str
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def part(self, start: int, stop: int, place: torch.device) -> Tensor:
+        """Some of the points, on a device."""
+        return self.values[start:stop].to(place)
+
+    def probe(self, place: torch.device) -> Tensor:
+        """Up to three points that differ from each other."""
+        values = self.values
+        different = (values != values[0]).flatten(1).any(dim=1).nonzero().flatten()
+        if not len(different):
+            return values[:1].to(place)
+        chosen = sorted({0, int(different[0]), int(different[-1])})
+        return values[chosen].to(place)
+
+    def refuse(self, bad: Tensor, what: str, remedy: str, start: int = 0) -> None:
+        """Raise ValueError with the first bad point, if there is one."""
+        if bad.any():
+            first = start + int(bad.nonzero()[0])
+            raise ValueError(f"{self.name}[{first}]: its {what}; {remedy}")
+
+
+def as_points(name: str, values: Tensor | ArrayLike, model: nn.Module) -> Points:
+    """Points as a tensor; floating-point ones in the model's precision."""
+    tensor = torch.as_tensor(values).detach()
+    if tensor.ndim < 1 or not len(tensor):
+        raise ValueError(f"{name} must hold points (N, …), got shape {tuple(tensor.shape)}")
+    if tensor.is_floating_point():
+        kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
+        tensor = tensor.to(next(kinds, tensor.dtype))
+    return Points(name, tensor)
+
+
+@contextmanager
+def evaluating(
+    model: nn.Module, device: torch.device | str | None, *, tf32: bool = False
+) -> Iterator[torch.device]:
+    """Lend a model, on a device and in evaluation mode; it returns as it was."""
+    modes = {module: module.training for module in model.modules()}
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    place = home if device is None else torch.device(device)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    # cuDNN's convolutions would otherwise keep 10 bits of float32's mantissa.
+    exact = cudnn.flags(enabled=cudnn.enabled, deterministic=cudnn.deterministic, allow_tf32=False)
+    try:
+        model.eval().to(place)
+        matmul.allow_tf32 = tf32
+        with torch.inference_mode(False), exact:
+            yield place
+    finally:
+        matmul.allow_tf32 = before
+        model.to(home)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def check_outputs(model: nn.Module, points: Points, place: torch.device) -> int:
+    """Number of classes C, once outputs are seen to be (batch, C), finite, and f(x) of x alone."""
+    for start in range(0, len(points), _CHECKED):
+        chunk = points.part(start, start + _CHECKED, place)
+        outputs = model(chunk)
+        shape = tuple(outputs.shape) if torch.is_tensor(outputs) else type(outputs).__name__
+        if not torch.is_tensor(outputs) or outputs.ndim != 2 or len(outputs) != len(chunk):
+            raise ValueError(
+                f"model: outputs must be (batch, C), got {shape} for a batch of {len(chunk)}; "
+                "wrap it in a module that returns its logits"
+            )
+        bad = ~outputs.isfinite().all(dim=1)
+        points.refuse(bad, "outputs are not finite", "check the point and the weights", start)
+    probe = points.probe(place)
+    together, alone = model(probe), torch.cat([model(point[None]) for point in probe])
+    # Sums are taken in another order; anything but rounding is far above this.
+    if (together - alone).norm() > torch.finfo(alone.dtype).eps ** 0.5 * alone.norm():
+        raise ValueError(
+            "model: outputs of a point change by chance or with the other points of its batch; a "
+            "kernel needs f(x) of x alone (batch normalisation needs its running statistics)"
+        )
+    return int(outputs.shape[1])
+
+
+def activation_bytes(model: nn.Module, point: Tensor) -> int:
+    """Bytes that differentiating one point (1, …) keeps."""
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(point.clone())  # held, so that no address is used twice
+    del outputs
+    return sum(kept.values())
+
+
+def too_small(megabytes: float, needed: float) -> ValueError:
+    """The error of a memory that does not hold two points; `needed` in bytes."""
+    return ValueError(
+        f"memory_mb: {megabytes:g} is too small for one point of this model; give at least "
+        f"{math.ceil(needed / 1e5) / 10:g}"
+    )
+
+
+def chosen_parameters(model: nn.Module, only: Sequence[str] | None) -> dict[str, nn.Parameter]:
+    """Trainable parameters by name; those that `only` names, themselves or by their module.
+
+    Raises
+    ------
+    ValueError
+        If nothing is trainable, or a name of `only` is that of no trainable parameter.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError("model: no parameter requires a gradient; unfreeze those to compare")
+    if only is None:
+        return parameters
+    chosen: dict[str, nn.Parameter] = {}
+    for prefix in only:
+        found = {n: p for n, p in parameters.items() if n == prefix or n.startswith(f"{prefix}.")}
+        if not found:
+            raise ValueError(
+                f"only: {prefix!r} names no trainable parameter; there are "
+                f"{', '.join(list(parameters)[:8])}{', …' if len(parameters) > 8 else ''}"
+            )
+        chosen |= found
+    return chosen

@@ -1,0 +1,615 @@
+r"""Blocks of tangent kernels: inner products of gradients, without the gradients where possible.
+
+A *head* is a vector w of weights over classes; the gradients meant are those of w·f(x). The trace
+kernel sums over the heads e_1, …, e_C, the pseudo kernel has the one head (1, …, 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.func import functional_call, grad, vmap
+
+from model_metrology.kernels.forms import (
+    AXES,
+    Axis,
+    Elementwise,
+    Group,
+    Grouped,
+    Outer,
+    Table,
+    group_of,
+)
+from model_metrology.kernels.graph import Use, uses_of
+
+__all__ = ["Gradients", "Plan", "Product", "make_plan"]
+
+logger = logging.getLogger(__name__)
+
+Product = Callable[[Tensor, Tensor], Tensor]
+"""A matrix product a bᵀ."""
+
+_PROBED_HEADS = 2  # heads whose kernels are compared with plain gradients
+_PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
+_TILE = 512  # columns of a symmetric block that are multiplied at once
+_MAPPED = 32  # points differentiated at once by torch.func
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How each parameter's gradients are computed.
+
+    Attributes
+    ----------
+    parameters : dict of str to Parameter
+        Those whose gradients are meant.
+    heads : Tensor, shape (Q, C)
+        Weights over classes.
+    groups : tuple of Group
+        Groups that are read from the graph.
+    rest : tuple of str
+        Parameters that are left to per-sample gradients.
+    mapped : bool
+        Whether torch.vmap can follow the model; otherwise these go point by point.
+    signature : dict
+        How each parameter is used: the same in every batch, or the plan does not fit.
+    kept, passing : int
+        Bytes that a point of a block keeps for all heads, and those that each head under way adds.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    heads: Tensor
+    groups: tuple[Group, ...] = ()
+    rest: tuple[str, ...] = ()
+    mapped: bool = True
+    signature: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    kept: int = 0
+    passing: int = 0
+
+    def at_once(self, bytes_free: float, points: int) -> int:
+        """How many heads to differentiate together: patches of images are made once for all."""
+        if points * self.point_bytes(len(self.heads)) <= bytes_free:
+            return len(self.heads)
+        # As much for gradients as for activations.
+        return max(min(self.kept // max(self.passing, 1), len(self.heads)), 1)
+
+    def point_bytes(self, heads: int) -> int:
+        """Bytes that a point of a block takes."""
+        return self.kept + heads * self.passing
+
+
+def make_plan(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    heads: Tensor,
+    probe: Tensor,
+    activations: int,
+) -> Plan:
+    """Find the form of each parameter's gradients, and compare it with plain gradients.
+
+    Parameters
+    ----------
+    model : Module
+        In evaluation mode.
+    parameters : mapping of str to Parameter
+        Whose gradients are meant.
+    heads : Tensor, shape (Q, C)
+        Weights over classes.
+    probe : Tensor, shape (p, …)
+        Different points, few.
+    activations : int
+        Bytes that differentiating one point keeps.
+    """
+    chosen = torch.linspace(0, len(heads) - 1, min(len(heads), _PROBED_HEADS)).round().long()
+    few = heads[chosen.unique().to(heads.device)]
+    expected = _plain_kernels(model, parameters, few, probe)
+    with torch.enable_grad():
+        outputs = model(probe)
+    used = uses_of(outputs, parameters)
+    groups = _agreeing_groups(model, parameters, few, probe, expected, outputs, used, len(heads))
+    covered = {name for group in groups for name in group.names}
+    # A parameter that the outputs do not depend on at all adds nothing.
+    rest = tuple(n for n in parameters if n not in covered and used[n] != [])
+    if rest:
+        logger.info("per-sample gradients by torch.func for %s", ", ".join(rest))
+    mapped = not rest or _vmap_works(model, {n: parameters[n] for n in rest}, few[0], probe)
+    signature = {name: _signature(used[name]) for name in parameters if name not in rest}
+    kept = 2 * activations + _kept_bytes(groups, rest, len(heads), parameters)
+    nodes = {use.node: use.edge for uses in used.values() for use in uses or ()}
+    passing = _gradient_bytes(outputs, nodes) // len(probe)
+    return Plan(parameters, heads, tuple(groups), rest, mapped, signature, kept, passing)
+
+
+def _signature(uses: Sequence[Use] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(use.sign() for use in uses or ())
+
+
+def _kept_bytes(
+    groups: Sequence[Group],
+    rest: Sequence[str],
+    heads: int,
+    parameters: Mapping[str, nn.Parameter],
+) -> int:
+    """Bytes that are kept of a point for the inner products of its block."""
+    numbers = sum(parameters[name].numel() for name in rest)
+    for group in groups:
+        if isinstance(group, Outer | Table):
+            late = isinstance(group, Outer) and group.late
+            numbers += group.positions * group.outputs * (1 if late else heads)
+        else:
+            numbers += heads * sum(parameters[name].numel() for name in group.names)
+    return numbers * next(iter(parameters.values())).element_size()
+
+
+def _gradient_bytes(outputs: Tensor, edges: Mapping[Any, GradientEdge]) -> int:
+    """Bytes of the gradients at operations' outputs, for one head."""
+    if not edges:
+        return 0
+    with torch.enable_grad():
+        total = outputs.sum()
+    gradients = torch.autograd.grad(
+        total, list(edges.values()), retain_graph=True, materialize_grads=True
+    )
+    return sum(g.nbytes for g in gradients)
+
+
+def _plain_kernels(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], heads: Tensor, probe: Tensor
+) -> dict[str, Tensor]:
+    """Kernel (p, p) of each parameter alone, from gradients of single points."""
+    wanted = list(parameters.values())
+    kernels = {
+        name: torch.zeros(len(probe), len(probe), dtype=torch.float64) for name in parameters
+    }
+    with torch.enable_grad():
+        outputs = [model(point[None])[0] for point in probe]
+    if not outputs[0].requires_grad:
+        return kernels
+    for head in heads:
+        rows = [
+            torch.autograd.grad(f @ head, wanted, retain_graph=True, materialize_grads=True)
+            for f in outputs
+        ]
+        for i, name in enumerate(parameters):
+            stacked = torch.stack([row[i].flatten() for row in rows]).double()
+            kernels[name] += (stacked @ stacked.T).cpu()
+    return kernels
+
+
+def _agreeing_groups(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    few: Tensor,
+    probe: Tensor,
+    expected: Mapping[str, Tensor],
+    outputs: Tensor,
+    used: Mapping[str, list[Use] | None],
+    heads: int,
+) -> list[Group]:
+    """Groups whose kernels are those of plain gradients."""
+    known = {name: uses for name, uses in used.items() if uses}
+    edges = {use.node: use.edge for uses in known.values() for use in uses}
+    if not edges:
+        return []
+    with torch.enable_grad():
+        one = (outputs @ few[0]).sum()
+    gradients = torch.autograd.grad(
+        one, list(edges.values()), retain_graph=True, materialize_grads=True
+    )
+    at = dict(zip(edges, gradients, strict=True))
+    total = sum(float(kernel.norm()) for kernel in expected.values())
+    left, found = list(_with_biases(known)), []
+    for axis in AXES:
+        if not left:
+            break
+        candidates = [
+            group
+            for names in left
+            if (group := _candidate(names, parameters, known, at, len(probe), heads, axis))
+        ]
+        plan = Plan(parameters, few, tuple(candidates))
+        kernels = Gradients(plan, model, probe, _PROBE_SCRATCH).by_group()
+        for group, kernel in zip(candidates, kernels, strict=True):
+            target = torch.stack([expected[name] for name in group.names]).sum(dim=0)
+            if _agree(kernel, target, total, few.dtype):
+                found.append(group)
+                left.remove(group.names)
+    return found
+
+
+def _candidate(
+    names: tuple[str, ...],
+    parameters: Mapping[str, nn.Parameter],
+    used: Mapping[str, list[Use]],
+    at: Mapping[Any, Tensor],
+    n: int,
+    heads: int,
+    axis: Axis,
+) -> Group | None:
+    """A group for parameters, if shapes allow."""
+    uses, shape = used[names[0]], parameters[names[0]].shape
+    gradients = [at[use.node] for use in uses]
+    try:
+        group = group_of(names, shape, uses, gradients, n, heads=heads, axis=axis)
+        if isinstance(group, Elementwise | Grouped):
+            rows = group.rows(uses, [gradients], n)
+            return group if rows.shape == (n, parameters[names[0]].numel()) else None
+        return group
+    except (RuntimeError, IndexError, AttributeError) as error:
+        # A shape that does not fit, or a tensor that was changed in place since.
+        logger.debug("%s: %s", names, error)
+        return None
+
+
+def _agree(found: Tensor, expected: Tensor, total: float, dtype: torch.dtype) -> bool:
+    # Sums are taken in another order, and rounding moves points over kinks; a wrong form is wrong
+    # by its own size. What is negligible in the whole may be rounding altogether.
+    epsilon = torch.finfo(dtype).eps
+    size, difference = float(expected.norm()), float((found.cpu() - expected).norm())
+    # Where the gradient vanishes at all points that were tried, nothing has been seen to agree.
+    return size > 0 and difference <= 3 * epsilon**0.5 * size + epsilon * total
+
+
+def _with_biases(used: Mapping[str, Sequence[Use]]) -> Iterator[tuple[str, ...]]:
+    """Names of parameters to be handled together: a weight, and the bias of its one operation."""
+    biases = {
+        uses[0].node: name
+        for name, uses in used.items()
+        if len(uses) == 1 and uses[0].kind == "shift" and uses[0].factor == 1.0
+    }
+    joined: dict[str, str] = {}
+    for name, uses in used.items():
+        if len(uses) == 1 and uses[0].kind in ("linear", "convolution"):
+            use = uses[0]
+            fits = use.node.name() in ("AddmmBackward0", "ConvolutionBackward0")
+            grouped = use.kind == "convolution" and use.saved("groups") > 1
+            if fits and not grouped and use.node in biases and use.factor == 1.0:
+                joined[name] = biases[use.node]
+    for name in used:
+        if name not in joined.values():
+            yield (name, joined[name]) if name in joined else (name,)
+
+
+# -- gradients of a block of points ------------------------------------------------------------
+
+
+class Gradients:
+    """Gradients of a block of points, in the forms of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        How.
+    model : Module
+        Whose.
+    points : Tensor, shape (n, …)
+        Where, on the model's device.
+    scratch : float
+        Bytes for intermediate results.
+    product : callable
+        Matrix product a bᵀ, in the precision wanted.
+    heads_at_once : int
+        Heads to differentiate before their inner products are taken.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: nn.Module,
+        points: Tensor,
+        scratch: float,
+        product: Product | None = None,
+        heads_at_once: int = 1,
+    ) -> None:
+        self.plan, self.model, self.points, self.scratch = plan, model, points, scratch
+        self.heads_at_once = heads_at_once
+        self.product: Product = product or (lambda a, b: a @ b.T)
+        self.n = len(points)
+        with torch.enable_grad():
+            self.outputs = model(points)
+        names = dict.fromkeys(name for group in plan.groups for name in group.names)
+        names |= dict.fromkeys(plan.signature)
+        used = uses_of(self.outputs, {name: plan.parameters[name] for name in names})
+        self.uses = [used[group.names[0]] or [] for group in plan.groups]
+        for name, expected in plan.signature.items():
+            if _signature(used[name]) != expected:
+                raise ValueError(
+                    f"model: it uses {name} in another way for some points than for others; a "
+                    "kernel needs one and the same computation for all"
+                )
+        self.read = [
+            group.read(uses, self.n) if isinstance(group, Outer | Table) else None
+            for group, uses in zip(plan.groups, self.uses, strict=True)
+        ]
+
+    def at_outputs(self, head: Tensor) -> list[list[Tensor]]:
+        """For each group, gradients of a head at the outputs of the group's operations."""
+        edges = {use.node: use.edge for uses in self.uses for use in uses}
+        if not edges:
+            return [[] for _ in self.uses]
+        with torch.enable_grad():
+            total = (self.outputs @ head).sum()
+        gradients = torch.autograd.grad(
+            total, list(edges.values()), retain_graph=True, materialize_grads=True
+        )
+        by_node = dict(zip(edges, gradients, strict=True))
+        return [[by_node[use.node] for use in uses] for uses in self.uses]
+
+    def with_itself(self) -> Tensor:
+        """Inner products (n, n) in float64, symmetric to the last bit."""
+        kernel = _Sum([self])
+        kernel.add_all()
+        return mirrored(kernel.values)
+
+    def with_others(self, others: Gradients) -> tuple[Tensor, Tensor, Tensor]:
+        """Inner products (n, m) with gradients of other points, and both squared norms; float64."""
+        kernel = _Sum([self, others])
+        kernel.add_all()
+        rows, columns = kernel.squares
+        return kernel.values, rows, columns
+
+    def by_group(self) -> list[Tensor]:
+        """Inner products (n, n) of each group alone."""
+        kernel = _Sum([self])
+        return [mirrored(values) for values in kernel.add_all(apart=True)]
+
+    def rest(self, heads: Tensor) -> Tensor:
+        """Gradients (n, q k) of q heads with respect to the parameters left to torch.func."""
+        parameters = {name: self.plan.parameters[name] for name in self.plan.rest}
+        compute = _by_vmap if self.plan.mapped else _one_by_one
+        parts = self.points.split(_MAPPED)
+        return torch.cat(
+            [
+                torch.cat([compute(self.model, parameters, head, part) for part in parts])
+                for head in heads
+            ],
+            dim=1,
+        )
+
+    def rows(self, head: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+        """Gradients of a head by group and by part of the points: (name, first point, (b, k))."""
+        at = self.at_outputs(head)
+        for i, group in enumerate(self.plan.groups):
+            name = group.names[0]
+            if isinstance(group, Elementwise | Grouped):
+                yield name, 0, group.rows(self.uses[i], [at[i]], self.n)
+            elif isinstance(group, Table):
+                yield name, 0, self._table_rows(group, i, group.outer(at[i], self.n))
+            elif isinstance(group, Outer):
+                g = group.outer(at[i], self.n)
+                size = group.inputs * (group.positions + group.outputs)
+                step = _fit(self.scratch, g.element_size() * size)
+                for start in range(0, self.n, step):
+                    u = self.patches(group, i, start, start + step)
+                    yield name, start, (u @ g[start : start + step]).flatten(1)
+        if self.plan.rest:
+            yield "rest", 0, self.rest(head[None])
+
+    def _table_rows(self, group: Table, i: int, g: Tensor) -> Tensor:
+        size = self.plan.parameters[group.names[0]].shape[0]
+        rows = g.new_zeros(self.n, size + 1, group.outputs)  # the last one for padding
+        rows.scatter_add_(1, (self.index(i) % (size + 1))[..., None].expand_as(g), g)
+        return rows[:, :-1].flatten(1)
+
+    def patches(self, group: Outer, i: int, start: int, stop: int) -> Tensor:
+        """Inputs (b, D, S) of some of the points to the operations of group `i`."""
+        read = self.read[i]
+        assert isinstance(read, list)
+        return group.patches(self.uses[i], read, start, stop)
+
+    def index(self, i: int) -> Tensor:
+        """Indices (n, S) of the rows of a table that group `i` is."""
+        read = self.read[i]
+        assert torch.is_tensor(read)
+        return read
+
+
+def mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix of what is on and above a diagonal."""
+    return upper.triu() + upper.triu(1).T
+
+
+class _Sum:
+    """Inner products of gradients, summed over heads and groups.
+
+    Parameters
+    ----------
+    sides : sequence of Gradients
+        Of the rows and of the columns; or of both, and then only what is on and above the diagonal
+        is computed.
+    """
+
+    def __init__(self, sides: Sequence[Gradients]) -> None:
+        self.sides, self.plan, self.symmetric = sides, sides[0].plan, len(sides) == 1
+        self.values = self._zeros(sides[0].n, sides[-1].n)
+        self.squares = [] if self.symmetric else [self._zeros(side.n) for side in sides]
+        self.product, self.scratch = sides[0].product, sides[0].scratch
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self.sides[0].points.device)
+
+    def add_all(self, *, apart: bool = False) -> list[Tensor]:
+        """Add everything; with `apart`, return what each group gives alone."""
+        groups, plan = self.plan.groups, self.plan
+        into = [torch.zeros_like(self.values) if apart else self.values for _ in groups]
+        kept: list[list[list[Tensor]]] = [[[] for _ in self.sides] for _ in groups]
+        for heads in plan.heads.split(self.sides[0].heads_at_once):
+            at = [[side.at_outputs(head) for head in heads] for side in self.sides]
+            for i, group in enumerate(groups):
+                # By side, by head, by use; dropped from `at`, so that memory is free again.
+                gradients = [[head[i] for head in of_side] for of_side in at]
+                for of_side in at:
+                    for of_head in of_side:
+                        of_head[i] = []
+                self._add_or_keep(into[i], group, i, gradients, kept[i])
+            if plan.rest:
+                self._add_rows(self.values, [side.rest(heads) for side in self.sides])
+        for i, group in enumerate(groups):
+            if isinstance(group, Elementwise | Grouped):
+                self._add_rows(into[i], [torch.cat(store, dim=1) for store in kept[i]])
+            elif kept[i][0]:
+                self._add_pairs(into[i], group, i, [torch.cat(store, dim=2) for store in kept[i]])
+            kept[i].clear()
+        return into
+
+    def _add_or_keep(
+        self,
+        into: Tensor,
+        group: Group,
+        i: int,
+        gradients: Sequence[Sequence[Sequence[Tensor]]],
+        kept: Sequence[list[Tensor]],
+    ) -> None:
+        if isinstance(group, Elementwise | Grouped):
+            for side, heads, store in zip(self.sides, gradients, kept, strict=True):
+                store.append(group.rows(side.uses[i], heads, side.n))
+            return
+        assert isinstance(group, Outer | Table)
+        g = [
+            torch.cat([group.outer(head, side.n) for head in heads], dim=2)
+            for side, heads in zip(self.sides, gradients, strict=True)
+        ]
+        if isinstance(group, Outer) and group.late:
+            self._add_late(into, group, i, g)
+            return
+        for store, outer in zip(kept, g, strict=True):
+            store.append(outer)
+
+    def _add_rows(self, into: Tensor, rows: Sequence[Tensor]) -> None:
+        """Add inner products of rows."""
+        left, right = rows[0], rows[-1]
+        if not self.symmetric:
+            into += self.product(left, right)
+            for squares, side in zip(self.squares, rows, strict=True):
+                squares += torch.linalg.vector_norm(side, dim=1, dtype=torch.float64).square()
+            return
+        n = len(left)
+        step = max(min(_TILE, n // 8), 64)
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            into[:stop, start:stop] += self.product(left[:stop], right[start:stop])
+
+    def _add_late(self, into: Tensor, group: Outer, i: int, g: Sequence[Tensor]) -> None:
+        """Add what some heads give, their gradients formed some outputs at a time."""
+        size = g[0].element_size() * group.inputs * sum(side.n for side in self.sides)
+        step = _fit(self.scratch, size)
+        for start in range(0, g[0].shape[2], step):
+            rows = [
+                _formed(side, group, i, outer[:, :, start : start + step])
+                for side, outer in zip(self.sides, g, strict=True)
+            ]
+            self._add_rows(into, rows)
+
+    def _add_pairs(self, into: Tensor, group: Group, i: int, g: Sequence[Tensor]) -> None:
+        """Add Σ_pq ⟨u_ip, u_jq⟩⟨g_ip, g_jq⟩, tile by tile."""
+        (n, m), s = into.shape, g[0].shape[1]
+        largest = int((self.scratch / 2 / (g[0].element_size() * s * s)) ** 0.5)
+        step = max(min(largest, max(n // 8, 64) if self.symmetric else m), 1)
+        for start in range(0, m, step):
+            stop = min(start + step, m)
+            right = _inputs(self.sides[-1], group, i, start, stop)
+            end = stop if self.symmetric else n
+            for top in range(0, end, max(step, int(largest**2 // max(step, 1)))):
+                bottom = min(top + max(step, int(largest**2 // max(step, 1))), end)
+                left = _inputs(self.sides[0], group, i, top, bottom)
+                both = (g[0][top:bottom], g[-1][start:stop])
+                into[top:bottom, start:stop] += _pairs(left, right, *both, self.product)
+        for squares, side, outer in zip(self.squares, self.sides, g, strict=False):
+            for start in range(0, side.n, step):
+                u = _inputs(side, group, i, start, start + step)
+                squares[start : start + step] += _own_pairs(u, outer[start : start + step])
+
+
+def _fit(scratch: float, size: int) -> int:
+    """How many things of `size` bytes fit, at least one."""
+    return max(int(scratch // max(size, 1)), 1)
+
+
+def _formed(side: Gradients, group: Outer, i: int, g: Tensor) -> Tensor:
+    """Gradients (n, D·d) from outer products, patches made for some points at a time."""
+    rows = g.new_empty(side.n, group.inputs, g.shape[2])
+    step = _fit(side.scratch / 4, g.element_size() * group.inputs * group.positions)
+    for start in range(0, side.n, step):
+        stop = min(start + step, side.n)
+        torch.bmm(side.patches(group, i, start, stop), g[start:stop], out=rows[start:stop])
+    return rows.flatten(1)
+
+
+def _inputs(side: Gradients, group: Group, i: int, start: int, stop: int) -> Tensor:
+    """Inputs (b, S, D), or indices (b, S) of a table's rows."""
+    if isinstance(group, Outer):
+        return side.patches(group, i, start, stop).transpose(1, 2)
+    return side.index(i)[start:stop]
+
+
+def _pairs(u: Tensor, v: Tensor, g: Tensor, h: Tensor, product: Product) -> Tensor:
+    """Σ_pq ⟨u_ip, v_jq⟩⟨g_ip, h_jq⟩ for all i and j."""
+    n, m, s = len(g), len(h), g.shape[1]
+    weights = product(g.reshape(n * s, -1), h.reshape(m * s, -1))
+    if u.ndim == 2:
+        weights *= (u.reshape(-1, 1) == v.reshape(1, -1)) & (u.reshape(-1, 1) >= 0)
+    else:
+        weights *= product(u.reshape(n * s, -1), v.reshape(m * s, -1))
+    if s == 1:
+        return weights
+    return weights.view(n, s, m * s).sum(dim=1).view(n, m, s).sum(dim=2)
+
+
+def _own_pairs(u: Tensor, g: Tensor) -> Tensor:
+    """Σ_pq ⟨u_ip, u_iq⟩⟨g_ip, g_iq⟩ for each i, in float64."""
+    weights = g @ g.transpose(1, 2)
+    if u.ndim == 2:
+        weights = weights * ((u[:, :, None] == u[:, None]) & (u[:, :, None] >= 0))
+    else:
+        weights = weights * (u @ u.transpose(1, 2))
+    return weights.sum(dim=(1, 2), dtype=torch.float64)
+
+
+# -- what the graph does not give --------------------------------------------------------------
+
+
+def _by_vmap(
+    model: nn.Module, parameters: Mapping[str, Tensor], head: Tensor, points: Tensor
+) -> Tensor:
+    """Gradients (n, k) of a head."""
+
+    def output(values: dict[str, Tensor], point: Tensor) -> Tensor:
+        logit: Tensor = functional_call(model, values, (point[None],))[0] @ head
+        return logit
+
+    # no_grad keeps the module's own parameters from being recorded; `grad` works inside it.
+    with torch.no_grad():
+        gradients = vmap(grad(output), in_dims=(None, 0))(dict(parameters), points)
+    return torch.cat([gradients[name].flatten(1) for name in parameters], dim=1)
+
+
+def _one_by_one(
+    model: nn.Module, parameters: Mapping[str, Tensor], head: Tensor, points: Tensor
+) -> Tensor:
+    """The same, for what :func:`torch.vmap` cannot follow."""
+    rows, wanted = [], list(parameters.values())
+    for point in points:
+        with torch.enable_grad():
+            output = model(point[None])[0] @ head
+        row = torch.autograd.grad(output, wanted, materialize_grads=True)
+        rows.append(torch.cat([g.flatten() for g in row]))
+    return torch.stack(rows)
+
+
+def _vmap_works(
+    model: nn.Module, parameters: Mapping[str, Tensor], head: Tensor, probe: Tensor
+) -> bool:
+    try:
+        mapped = _by_vmap(model, parameters, head, probe)
+    except RuntimeError as error:
+        logger.info("gradients point by point, since torch.vmap fails: %s", error)
+        return False
+    alone = _one_by_one(model, parameters, head, probe)
+    # Loose, for gradients jump at kinks.
+    return bool((mapped - alone).norm() <= 0.1 * alone.norm())
