@@ -5,6 +5,7 @@
 #
 #   dataset -> training (one job a block of runs) -> outputs -> variability -> figures -> report
 #   two-layer networks -> spectra -> forensics ------------------------------^
+#   trained, foreign and language networks -> kernels -> surrogates ----------^
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -32,6 +33,7 @@ include: "rules/data.smk"
 include: "rules/training.smk"
 include: "rules/variability.smk"
 include: "rules/spectra.smk"
+include: "rules/surrogates.smk"
 include: "rules/figures.smk"
 
 
@@ -39,6 +41,7 @@ targets = [
     *figure_results,
     *(variability_results if study.variability else []),
     *(spectra_results if study.spectra else []),
+    *(surrogates_results if study.surrogates else []),
 ]
 
 

@@ -16,6 +16,7 @@ from model_metrology.data.datasets import Dataset
 from model_metrology.runs import Outputs, TrainedRun
 from model_metrology.spectra.runs import MATRICES, RunSpectra, WidthRun
 from model_metrology.store import Tree, open_file, read, read_group, write
+from model_metrology.surrogates.outputs import KernelColumns, Measured, SubjectOutputs
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -186,6 +187,94 @@ def write_image_spectra(
     axes = dict.fromkeys(("initial", "trained"), ("eigenvalue, ascending",))
     tree = {"runs": {f"{run:04d}": matrices for run, matrices in spectra.items()}}
     write(path, tree, kind="image spectra", attrs=attrs, axes=axes)
+
+
+def write_tokens(path: str | os.PathLike[str], points: Any, attrs: Mapping[str, Any]) -> None:
+    """Write sentences as token ids: :class:`model_metrology.models.language.TokenPoints`."""
+    axes: dict[str, tuple[str, ...]] = {
+        f"{part}_{name}": (f"{part} point",)
+        for part in ("train", "test")
+        for name in ("labels", "index")
+    }
+    axes |= {f"{part}_tokens": (f"{part} point", "token") for part in ("train", "test")}
+    write(path, points.arrays(), kind="tokens", attrs=attrs, axes=axes)
+
+
+def read_tokens(path: str | os.PathLike[str]) -> Tree:
+    """Read what :func:`write_tokens` wrote, for ``TokenPoints.from_arrays``."""
+    return read(path, kind="tokens")[0]
+
+
+_SUBJECT_AXES: dict[str, tuple[str, ...]] = {
+    "logits": ("test point", "class"),
+    "labels": ("test point",),
+    "test": ("test point",),
+    "train_labels": ("train point",),
+    "train": ("train point",),
+    "poisoned": ("train point",),
+    "classes": ("class",),
+}
+
+
+def write_subject_outputs(
+    path: str | os.PathLike[str], outputs: SubjectOutputs, attrs: Mapping[str, Any]
+) -> None:
+    """Write a network's outputs on the points of its kernels, and what is known of these."""
+    axes, units = _SUBJECT_AXES, {"logits": "logit"}
+    write(path, vars(outputs), kind="subject outputs", attrs=attrs, axes=axes, units=units)
+
+
+def read_subject_outputs(path: str | os.PathLike[str]) -> SubjectOutputs:
+    """Read what :func:`write_subject_outputs` wrote."""
+    tree, _ = read(path, kind="subject outputs")
+    triggered, classes = int(tree["triggered"]), tuple(tree["classes"])
+    return SubjectOutputs(**tree | {"triggered": triggered, "classes": classes})
+
+
+def write_kernel_columns(
+    path: str | os.PathLike[str], kernels: Mapping[str, KernelColumns], attrs: Mapping[str, Any]
+) -> None:
+    """Write some columns of kernels that are not normalised, by what these are made of."""
+    axes = {
+        "train": ("train point", "train point of the columns"),
+        "test": ("test point", "train point of the columns"),
+        "train_squares": ("train point of the columns",),
+        "test_squares": ("test point",),
+    }
+    tree = {raw: vars(columns) for raw, columns in kernels.items()}
+    write(path, tree, kind="kernel columns", attrs=attrs, axes=axes)
+
+
+def read_kernel_columns(path: str | os.PathLike[str], raw: str) -> KernelColumns:
+    """Read one kernel of what :func:`write_kernel_columns` wrote."""
+    with open_file(path, kind="kernel columns") as file:
+        tree = read_group(file[raw])
+    return KernelColumns(**tree | {"start": int(tree["start"])})
+
+
+def write_surrogates(
+    path: str | os.PathLike[str], measured: Mapping[str, Measured], attrs: Mapping[str, Any]
+) -> None:
+    """Write fitted kGLMs by kernel, and attributions to the predicted classes where there are."""
+    names = ("coefficients", "intercept", "l2", "gradient_norm", "iterations", "converged")
+    tree: Tree = {}
+    for kernel, found in measured.items():
+        tree[kernel] = {name: getattr(found.surrogate, name) for name in names}
+        if found.attributions is not None:
+            tree[kernel]["attributions"] = found.attributions
+    axes = {
+        "coefficients": ("logit", "train point"),
+        "intercept": ("logit",),
+        "attributions": ("test point", "train point"),
+    }
+    units = {"attributions": "logit", "intercept": "logit"}
+    write(path, tree, kind="surrogates", attrs=attrs, axes=axes, units=units)
+
+
+def read_surrogate(path: str | os.PathLike[str], kernel: str) -> Tree:
+    """Read one kernel's surrogate of what :func:`write_surrogates` wrote."""
+    with open_file(path, kind="surrogates") as file:
+        return read_group(file[kernel])
 
 
 def read_any(path: str | os.PathLike[str]) -> Any:

@@ -53,9 +53,9 @@ class Architecture(Options):
     dropout: Fraction = 0.0
     """Dropout probability."""
     parametrisation: Literal["standard", "ntk", "width"] = "standard"
-    """'ntk': N(0, 1) weights and an explicit 1/sqrt(fan-in) (mlp only). 'width': N(0, 1) weights, and
-    each hidden layer's outputs divided by the root of their number, times the kernel's size in a
-    convolution, as the small networks of Engel et al. 2024 are (mlp, cnn-mnist2, cnn-cifar2)."""
+    """'ntk': N(0, 1) weights and an explicit 1/sqrt(fan-in) (mlp only). 'width': N(0, 1) weights,
+    and each hidden layer's outputs divided by the root of their number, times the kernel's size in
+    a convolution, as the small networks of Engel et al. 2024 are (mlp, cnn-mnist2, cnn-cifar2)."""
     outputs: Literal["classes", "one"] = "classes"
     """One logit per class, or (binary tasks) a single logit."""
     pretrained: bool = False

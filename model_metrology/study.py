@@ -39,6 +39,7 @@ from model_metrology.recipes import (
     Population,
 )
 from model_metrology.spectra.recipes import Group, Sweep, WidthPopulation
+from model_metrology.surrogates.recipes import ForeignInstrument, LanguageInstrument
 
 
 def _safe_name(name: str) -> str:
@@ -196,6 +197,61 @@ class Spectra(Options):
         return groups
 
 
+KernelName = Literal["trNTK", "trNTK0", "pNTK", "proj-trNTK", "proj-pNTK", "CK", "Em"]
+
+
+class Surrogates(Options):
+    """Surrogates: do two models explain themselves alike?"""
+
+    populations: list[str] = []
+    """Keys of the study's `populations`. Those trained on a poisoned dataset are also asked for
+    their poisoned training points."""
+    instruments: dict[Name, ForeignInstrument] = {}
+    """Networks that were not trained here, by name."""
+    language: dict[Name, LanguageInstrument] = {}
+    """Language models that are fine-tuned here, by name."""
+    runs: int = Field(2, ge=1)
+    """The first so many runs of each population."""
+    train: int | None = Field(1000, ge=2)
+    """Training points of the kernels, stratified; null: all."""
+    test: int | None = Field(500, ge=2)
+    """Test points, likewise."""
+    kernels: list[KernelName] = Field(list(get_args(KernelName)), min_length=1)
+    """Kernels by name; 0 marks the one that is not normalised."""
+    projection: int = Field(10_240, ge=1)
+    """Length of projected gradients."""
+    precision: Literal["model", "tf32", "bfloat16"] = "model"
+    """Precision of the kernels' matrix products; a lower one's error is logged."""
+    memory_mb: int = Field(2000, ge=1)
+    """Memory of a kernel job for what it holds of points, besides the kernel."""
+    tile: int | None = Field(None, ge=2)
+    """Columns of a kernel that one job computes; null: all in one job."""
+    keep_kernels: bool = True
+    """Keep the kernels' files; false: delete each once it has been used."""
+    l2: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Penalty of the surrogate; auto: chosen on held-out training points."""
+    solvers: list[Literal["sgd", "svm"]] = []
+    """Other surrogates, for comparison, on the kernel `attribution_kernel`."""
+    attribution_kernel: KernelName = "trNTK"
+    """Kernel whose attributions are shown, and compared between runs."""
+    examples: int = Field(3, ge=1)
+    """Test points whose attributions are shown, of the rightly and of the wrongly predicted."""
+    triggered: int = Field(20, ge=1)
+    """Triggered test images from which poisoned training points are searched for."""
+    bootstraps: int = Field(200, ge=20)
+    """Bootstrap replicates of each interval."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Intervals cover 1 - level."""
+
+    def subjects(self, populations: Mapping[str, Population]) -> dict[str, int]:
+        """How many runs are measured of each population, instrument and language model."""
+        sizes = {name: min(self.runs, populations[name].size) for name in self.populations}
+        sizes |= dict.fromkeys(self.instruments, 1)
+        return sizes | {
+            name: min(self.runs, language.size) for name, language in self.language.items()
+        }
+
+
 class Study(Options):
     """A study of trained models as instruments."""
 
@@ -216,11 +272,14 @@ class Study(Options):
     """The variability analysis; absent: not run."""
     spectra: Spectra | None = None
     """The spectra of two-layer networks, and of those above; absent: not run."""
+    surrogates: Surrogates | None = None
+    """Kernel surrogates and their attributions; absent: not run."""
 
     @model_validator(mode="after")
     def _check(self) -> Study:
         _check_any(self)
-        for check in (_check_datasets, _check_populations, _check_variability, _check_spectra):
+        checks = (_check_datasets, _check_populations, _check_variability, _check_spectra)
+        for check in (*checks, _check_surrogates):
             check(self)
         return self
 
@@ -235,7 +294,9 @@ def _known(kind: str, key: str, name: str, names: Mapping[str, Any]) -> None:
 
 
 def _check_any(study: Study) -> None:
-    if not study.populations and not (study.spectra and study.spectra.populations):
+    trained = study.populations or (study.spectra and study.spectra.populations)
+    taken = study.surrogates and study.surrogates.subjects(study.populations)
+    if not trained and not taken:
         raise ValueError("populations: there is nothing to train; name at least one population")
 
 
@@ -468,6 +529,38 @@ def _check_image_spectra(study: Study, name: str, images: ImageSpectra) -> None:
         raise ValueError(
             f"spectra.images.points: {images.points} asked for, {population.dataset} has {there} "
             "test points"
+        )
+
+
+def _check_surrogates(study: Study) -> None:
+    options = study.surrogates
+    if options is None:
+        return
+    key = "surrogates"
+    for name in options.populations:
+        _known("population", f"{key}.populations", name, study.populations)
+        if study.populations[name].recipe.trainable == "head":
+            raise ValueError(
+                f"{key}.populations: of {name} the head alone is trained; choose populations with "
+                "recipe.trainable: all"
+            )
+    kinds = (options.populations, options.instruments, options.language)
+    for name in itertools.chain(options.instruments, options.language):
+        if sum(name in kind for kind in kinds) > 1 or name in study.populations:
+            raise ValueError(f"{key}: two things are named {name!r}; rename one")
+    if not any(kinds):
+        raise ValueError(f"{key}.populations: there is nothing to measure; name a population")
+    for name, instrument in options.instruments.items():
+        _known("dataset", f"{key}.instruments.{name}.dataset", instrument.dataset, study.datasets)
+        if not Path(instrument.checkpoint).is_file():
+            raise ValueError(
+                f"{key}.instruments.{name}.checkpoint: there is no file {instrument.checkpoint}; "
+                "give its path as seen from the folder that the workflow is run in"
+            )
+    if options.attribution_kernel not in options.kernels:
+        raise ValueError(
+            f"{key}.attribution_kernel: {options.attribution_kernel} is not among the kernels; add "
+            f"it, or choose from {', '.join(options.kernels)}"
         )
 
 

@@ -16,7 +16,9 @@ os.environ.update(
 )
 
 from model_metrology.digests import code_digest
+from model_metrology.recipes import block_runs
 from model_metrology.study import StudyError, folder_name, load_study
+from model_metrology.surrogates.outputs import column_bounds
 
 _config_files = [str(path) for path in workflow.config_settings.configfiles] or [
     "config.yaml"
@@ -39,6 +41,9 @@ wildcard_constraints:
     dataset=r"[^/]+",
     population=r"[^/]+",
     block=r"\d+(-\d+)?",
+    subject=r"[^/]+",
+    run=r"\d{4}",
+    columns=r"\d+-\d+",
 
 
 RESULTS = f"results/{folder_name(study.name)}"
@@ -161,3 +166,169 @@ def spectra_files(names, ending):
         for name in names
         for block in groups[name].blocks()
     ]
+
+
+# Networks whose kernels are taken, by name: populations, foreign instruments, language models.
+SURROGATE_TABLES = [
+    "faithfulness",
+    "fits",
+    "scores",
+    "attribution",
+    "strongest",
+    "poison",
+    "poison_curves",
+]
+
+
+def subject_kind(name):
+    if name in study.surrogates.instruments:
+        return "instrument"
+    return "language" if name in study.surrogates.language else "population"
+
+
+def language_options(wildcards):
+    # What a run depends on, and no more.
+    options = study.surrogates.language[unquote(wildcards.subject)]
+    return options.model_dump(mode="json", exclude={"size"})
+
+
+def poison_of(name):
+    """How the dataset of a population is poisoned, or None."""
+    if subject_kind(name) != "population":
+        return None
+    poison = study.datasets[study.populations[name].dataset].poison
+    return poison and poison.model_dump()
+
+
+def subject_inputs(wildcards):
+    """Files of a network and of its points."""
+    name, run = unquote(wildcards.subject), int(wildcards.run)
+    kind, folder = subject_kind(name), f"<results>/surrogates/{wildcards.subject}"
+    if kind == "language":
+        of_run = f"{folder}/{wildcards.run}"
+        return {
+            "tokens": f"{folder}/tokens.h5",
+            "runs": f"{of_run}/runs.h5",
+            "config": f"{of_run}/config.json",
+        }
+    if kind == "instrument":
+        instrument = study.surrogates.instruments[name]
+        return {
+            "dataset": f"<results>/data/{folder_name(instrument.dataset)}.h5",
+            "checkpoint": instrument.checkpoint,
+        }
+    population = study.populations[name]
+    block = next(b for b in population.blocks() if run in block_runs(b))
+    return {
+        "dataset": f"<results>/data/{folder_name(population.dataset)}.h5",
+        "runs": f"<results>/training/{wildcards.subject}/{block}/runs.h5",
+    }
+
+
+def subject_spec(wildcards):
+    """What a network and its points are, and no more than their kernel depends on."""
+    name, options = unquote(wildcards.subject), study.surrogates
+    kind, poison = subject_kind(name), poison_of(unquote(wildcards.subject))
+    if kind == "population":
+        spec = study.populations[name].model_dump(
+            mode="json", exclude={"size", "runs_per_job"}
+        )
+    elif kind == "instrument":
+        spec = options.instruments[name].model_dump(mode="json")
+    else:
+        spec = language_options(wildcards)
+    points = {"train": options.train, "test": options.test}
+    points["triggered"] = options.triggered if poison else 0
+    return {
+        "kind": kind,
+        "options": spec,
+        "points": points,
+        "poison": poison,
+        "seed": study.seed,
+    }
+
+
+def subject_dataset(name):
+    """The dataset whose points a network is measured on; of a language model, its own."""
+    kind = subject_kind(name)
+    if kind == "population":
+        return study.populations[name].dataset
+    return study.surrogates.instruments[name].dataset if kind == "instrument" else name
+
+
+def subject_datasets():
+    """Datasets of images that networks are measured on."""
+    names = study.surrogates.subjects(study.populations)
+    images = [name for name in names if subject_kind(name) != "language"]
+    return list(dict.fromkeys(map(subject_dataset, images)))
+
+
+def subject_points(name):
+    """How many training points a network's kernel has."""
+    wanted, there = study.surrogates.train, None
+    kind = subject_kind(name)
+    if kind == "language":
+        there = study.surrogates.language[name].train
+    else:
+        dataset = subject_dataset(name)
+        there = study.datasets[dataset].train or study.spec(dataset).train_size
+    if wanted is None and there is None:
+        raise WorkflowError(
+            f"surrogates.train: say how many sentences of {name} to use"
+        )
+    return min(number for number in (wanted, there) if number is not None)
+
+
+def kernel_files(wildcards):
+    """Files with the columns of a network's kernels."""
+    folder = f"<results>/surrogates/{wildcards.subject}/{wildcards.run}/kernels"
+    points = subject_points(unquote(wildcards.subject))
+    return [
+        f"{folder}/{start}-{stop}.h5"
+        for start, stop in column_bounds(points, study.surrogates.tile)
+    ]
+
+
+def kept_kernels(path):
+    return path if study.surrogates.keep_kernels else temp(path)
+
+
+def subject_results(ending):
+    """Files of all networks' runs."""
+    sizes = study.surrogates.subjects(study.populations)
+    return [
+        f"<results>/surrogates/{folder_name(name)}/{run:04d}/{ending}"
+        for name, size in sizes.items()
+        for run in range(size)
+    ]
+
+
+def subject_key(wildcards):
+    """Columns that say whose a row of a table is."""
+    name = unquote(wildcards.subject)
+    return {
+        "population": name,
+        "run": int(wildcards.run),
+        "dataset": subject_dataset(name),
+    }
+
+
+def subject_keys():
+    """Of all networks' runs: population, run, dataset, architecture."""
+    keys = []
+    for name, size in study.surrogates.subjects(study.populations).items():
+        kind = subject_kind(name)
+        if kind == "population":
+            architecture = study.populations[name].architecture.model_dump_json()
+        elif kind == "instrument":
+            instrument = study.surrogates.instruments[name]
+            architecture = f"{instrument.builder} {instrument.arguments}"
+        else:
+            architecture = study.surrogates.language[name].model
+        key = {
+            "population": name,
+            "dataset": subject_dataset(name),
+            "architecture": architecture,
+        }
+        keys += [key | {"run": run} for run in range(size)]
+    return keys

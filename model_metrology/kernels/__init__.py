@@ -20,18 +20,25 @@ References
    ICLR 2024, arXiv:2305.14585.
 """
 
-from model_metrology.kernels.functions import (
-    KERNELS,
-    Options,
-    conjugate_kernel,
-    embedding_kernel,
-    kernel,
-    kernel_blocks,
-    projected_pseudo_ntk,
-    projected_trace_ntk,
-    pseudo_ntk,
-    trace_ntk,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from model_metrology.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from model_metrology.kernels.functions import (
+        Options,
+        conjugate_kernel,
+        embedding_kernel,
+        kernel,
+        kernel_blocks,
+        projected_pseudo_ntk,
+        projected_trace_ntk,
+        pseudo_ntk,
+        trace_ntk,
+    )
+    from model_metrology.kernels.names import KERNELS
 
 __all__ = [
     "KERNELS",
@@ -45,3 +52,9 @@ __all__ = [
     "pseudo_ntk",
     "trace_ntk",
 ]
+
+# Imported when first used: names need no torch.
+__getattr__ = lazy_names(
+    __name__,
+    {"names": ["KERNELS"], "functions": [name for name in __all__ if name != "KERNELS"]},
+)

@@ -38,6 +38,8 @@ matrix product of tokens that come before points."""
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 
+_SEEN = 30  # roots of epsilon by which gradients at several uses of a parameter may differ
+
 
 @dataclass(frozen=True)
 class Group:
@@ -211,6 +213,11 @@ def group_of(
     axis : {"first", "second", "folded"}
         Where points are.
     """
+    # One axis is taken for all uses, so all must be seen: one whose gradient vanishes at these
+    # points, behind a dead unit say, could have another and be alive at others.
+    norms = [float(torch.linalg.vector_norm(g)) for g in gradients]
+    if len(uses) > 1 and min(norms) <= _SEEN * torch.finfo(gradients[0].dtype).eps ** 0.5 * max(norms):
+        return None
     name, kinds = tuple(names), {use.kind for use in uses}
     if kinds <= {"scale", "shift"}:
         return Elementwise(name, axis, tuple(shape))

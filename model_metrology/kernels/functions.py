@@ -23,6 +23,7 @@ from model_metrology.kernels.blocks import (
     product_in,
 )
 from model_metrology.kernels.features import module_outputs, penultimate
+from model_metrology.kernels.names import KERNELS, Raw
 from model_metrology.kernels.points import (
     Points,
     activation_bytes,
@@ -38,19 +39,6 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Precision = Literal["model", "tf32", "bfloat16"]
-Raw = Literal["trace", "pseudo", "projected trace", "projected pseudo", "conjugate", "embedding"]
-
-KERNELS: dict[str, tuple[Raw, bool]] = {
-    "trNTK": ("trace", True),
-    "trNTK0": ("trace", False),
-    "pNTK": ("pseudo", True),
-    "proj-trNTK": ("projected trace", True),
-    "proj-pNTK": ("projected pseudo", True),
-    "CK": ("conjugate", True),
-    "Em": ("embedding", True),
-}
-"""Kernels by the name they have in studies: which inner products, and whether normalised."""
-
 _SHOWN = 64  # points whose kernel in full precision is compared with that in a lower one
 
 

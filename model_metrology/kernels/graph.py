@@ -174,6 +174,8 @@ def _use(node: Node, name: str, slot: int, factor: float) -> list[Use] | None:
         transposed = getattr(node, "_saved_transposed")  # noqa: B009
         if transposed or getattr(node, "_saved_input").ndim not in (3, 4):  # noqa: B009
             return None
+    if name == "EmbeddingBackward0" and getattr(node, "_saved_scale_grad_by_freq"):  # noqa: B009
+        return None
     if name == "AddBackward0" and slot == 1:
         factor *= float(getattr(node, "_saved_alpha"))  # noqa: B009
     return [Use(kind, node, factor, slot)]

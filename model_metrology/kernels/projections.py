@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,9 +38,18 @@ class Sketch:
         Length K of the projected vectors.
     seed : int
         Of signs and offsets; each part has its own, derived from its name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such length or seed.
     """
 
     def __init__(self, dim: int, seed: int) -> None:
+        if dim < 1:
+            raise ValueError(f"dim: projected gradients need at least one number, got {dim}")
+        if seed < 0:
+            raise ValueError(f"seed: {seed} is negative; give a whole number from 0 on")
         self.dim, self.seed = dim, seed
         self._drawn: dict[str, tuple[Tensor, list[int]]] = {}
 
@@ -57,11 +67,10 @@ class Sketch:
 
     def _of(self, name: str, values: Tensor) -> tuple[Tensor, list[int]]:
         if name not in self._drawn:
-            # Drawn on the CPU: the same projection on every device.
+            # By numpy: the same on every device, and torch uses only 32 bits of a seed on a CPU.
+            generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
             size = values.shape[1]
-            generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(name.encode()))
-            signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8) * 2 - 1
-            runs = -(-size // self.dim)
-            offsets = torch.randint(0, self.dim, (runs,), generator=generator).tolist()
+            signs = torch.from_numpy(2 * generator.integers(0, 2, size, dtype=np.int8) - 1)
+            offsets = generator.integers(0, self.dim, -(-size // self.dim)).tolist()
             self._drawn[name] = signs.to(values.device, values.dtype), offsets
         return self._drawn[name]

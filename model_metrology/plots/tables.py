@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -172,3 +174,80 @@ def spectra_page(
         "Runs that diverged": _table(lost, "text") if len(lost) else "<p>None.</p>",
     }
     return _page("Spectra of two-layer networks", parts)
+
+
+_MEASURES = {
+    "network_accuracy": ("accuracy, %", 100, 2),
+    "tad": ("TAD, %", 100, 2),
+    "kendall_tau": ("τ_K", 1, 3),
+    "r_miss": ("R_Miss", 1, 2),
+}
+"""Measures of the tables of surrogates: heading, scale and digits."""
+
+
+def surrogates_page(summary: pd.DataFrame, fits: pd.DataFrame) -> str:
+    """Faithfulness of surrogates as the two tables of Engel et al. 2024, and how they were fitted.
+
+    Parameters
+    ----------
+    summary, fits
+        The tables of the same names (see :mod:`model_metrology.surrogates.tables`).
+    """
+    glm = summary[summary["surrogate"] == "glm"]
+    others = summary[summary["surrogate"] != "glm"]
+    solved = fits.groupby(["population", "kernel", "surrogate"], sort=False, as_index=False).agg(
+        runs=("run", "count"),
+        l2=("l2", "median"),
+        gradient_norm=("gradient_norm", "max"),
+        iterations=("iterations", "max"),
+        converged=("converged", "sum"),
+        train_accuracy=("train_accuracy", "mean"),
+        seconds=("seconds", "median"),
+    )
+    for column in ("l2", "gradient_norm", "train_accuracy", "seconds"):
+        solved[column] = [_number(value, 3, "g") for value in solved[column]]
+    main = glm["kernel"] == ("trNTK" if (glm["kernel"] == "trNTK").any() else glm["kernel"].iloc[0])
+    parts = {
+        "Networks": _faithfulness(glm[main], ["population", "runs"], list(_MEASURES)),
+        "Kernels": _faithfulness(
+            glm, ["population", "kernel", "runs"], ["kendall_tau", "tad", "r_miss"]
+        ),
+        "Other surrogates": _faithfulness(
+            others, ["population", "kernel", "surrogate", "runs"], ["kendall_tau", "tad", "r_miss"]
+        )
+        if len(others)
+        else "<p>None.</p>",
+        "Fits": _table(solved, "text"),
+    }
+    return _page("Faithfulness of surrogates", parts)
+
+
+def _faithfulness(summary: pd.DataFrame, keys: list[str], metrics: list[str]) -> str:
+    """One row for each of the keys' values, one column a measure, the published one in brackets."""
+    rows: dict[tuple[object, ...], dict[str, str]] = {}
+    for record in summary.to_dict("records"):
+        if record["metric"] in metrics:
+            row = rows.setdefault(tuple(record[key] for key in keys), {})
+            heading, scale, digits = _MEASURES[str(record["metric"])]
+            row[heading] = _with_error(record, scale, digits)
+    headings = [_MEASURES[metric][0] for metric in metrics]
+    table = pd.DataFrame(
+        [[*key, *(row.get(h, "–") for h in headings)] for key, row in rows.items()]
+    )
+    table.columns = pd.Index([*keys, *headings])
+    return _table(table, "text") + (
+        "<p>Mean ± standard error over runs; in brackets what Engel et al. 2024 report for a "
+        "network of this name.</p>"
+    )
+
+
+def _with_error(record: Mapping[Hashable, Any], scale: float, digits: int) -> str:
+    def number(value: str, error: str) -> str:
+        shown = _number(scale * record[value], digits)
+        spread = record[error]
+        return shown if pd.isna(spread) else f"{shown} ± {_number(scale * spread, digits)}"
+
+    ours = number("mean", "standard_error")
+    if pd.isna(record["published"]):
+        return ours
+    return f"{ours} ({number('published', 'published_error')})"

@@ -12,9 +12,10 @@ import yaml
 from model_metrology import digests
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = dict(
     pin.split("==")
-    for pin in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for pin in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["language"]
 )
 CONDA_NAMES = {"pytorch": "torch"}
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))

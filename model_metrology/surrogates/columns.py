@@ -1,0 +1,53 @@
+"""Columns of a subject's kernel, computed block by block: the work of one job."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_metrology.kernels import Options, kernel_blocks
+from model_metrology.kernels.names import Raw
+from model_metrology.surrogates.outputs import KernelColumns
+from model_metrology.surrogates.subjects import Subject
+
+__all__ = ["kernel_columns"]
+
+Single = NDArray[np.float32]
+
+
+def kernel_columns(
+    raw: Raw, subject: Subject, start: int, stop: int, options: Options
+) -> KernelColumns:
+    """Compute columns of a kernel, block by block.
+
+    Parameters
+    ----------
+    raw : str
+        Which inner products; see `model_metrology.kernels.KERNELS`.
+    subject : Subject
+        Network and points.
+    start, stop : int
+        Training points of the columns.
+    options : Options
+        How to compute.
+    """
+    columns = subject.train[start:stop]
+    train = np.empty((stop, stop - start), np.float32)
+    test = np.empty((len(subject.test), stop - start), np.float32)
+    squares = np.empty(stop - start), np.empty(len(subject.test))
+    for block in kernel_blocks(raw, subject.model, columns, None, options):
+        _put(train, block.values, start + block.row, block.column)
+        _put(train, block.values.T, start + block.column, block.row)
+        squares[0][block.row : block.row + len(block.row_squares)] = block.row_squares
+    for target, rows in ((train, subject.train[:start]), (test, subject.test)):
+        if not len(rows):
+            continue
+        for block in kernel_blocks(raw, subject.model, rows, columns, options):
+            _put(target, block.values, block.row, block.column)
+            if target is test:
+                squares[1][block.row : block.row + len(block.row_squares)] = block.row_squares
+    return KernelColumns(start, train, test, *squares)
+
+
+def _put(target: Single, values: NDArray[np.float64], row: int, column: int) -> None:
+    target[row : row + len(values), column : column + values.shape[1]] = values

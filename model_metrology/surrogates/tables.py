@@ -1,0 +1,356 @@
+"""Tables of surrogates: faithfulness, fits, attributions, poison, agreement, and the summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from model_metrology.surrogates.attribution import (
+    attribution_agreement,
+    class_attributions,
+    precision_recall,
+    retrieval,
+    strongest,
+)
+from model_metrology.surrogates.faithfulness import Faithfulness, faithfulness
+from model_metrology.surrogates.glm import Surrogate, fit_surrogate
+from model_metrology.surrogates.outputs import Measured, SubjectOutputs
+from model_metrology.surrogates.published import PUBLISHED
+
+__all__ = [
+    "agreement_table",
+    "measure_surrogates",
+    "summary_table",
+]
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Solver = Literal["glm", "sgd", "svm"]
+
+METRICS: tuple[str, ...] = (
+    "tad", "kendall_tau", "kendall_tau_correct", "kendall_tau_all", "r_miss", "agreement",
+    "network_accuracy", "surrogate_accuracy",
+)  # fmt: skip
+"""Measures of faithfulness, as :class:`Faithfulness` names them."""
+
+RECALLS: Array = np.linspace(0, 1, 51)
+"""Recalls at which precision is averaged over triggered images."""
+
+_METHODS = {"glm": "newton", "sgd": "sgd", "svm": "svm"}
+_EXAMPLES = 5  # strongest images shown on each side
+
+
+def measure_surrogates(
+    train_kernel: NDArray[Any],
+    test_kernel: NDArray[Any],
+    outputs: SubjectOutputs,
+    key: Mapping[str, Any],
+    *,
+    solvers: Sequence[Solver] = ("glm",),
+    l2: float | Literal["auto"] = "auto",
+    bootstraps: int = 200,
+    level: float = 0.05,
+    examples: int = 0,
+    poison: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Measured:
+    """Fit surrogates to a kernel and measure how faithful they are, and what they attribute.
+
+    Parameters
+    ----------
+    train_kernel : ndarray, shape (N, N)
+        Between training points.
+    test_kernel : ndarray, shape (n + t, N)
+        Between test and training points.
+    outputs : SubjectOutputs
+        The network's answers.
+    key : mapping
+        Columns that say whose these are: ``population``, ``run``, ``kernel``, ``dataset``.
+    solvers : sequence of {"glm", "sgd", "svm"}
+        ``glm`` is always fitted.
+    l2 : float or "auto"
+        Penalty of the kGLM.
+    bootstraps, level : int, float
+        Of the intervals.
+    examples : int
+        How many rightly and how many wrongly predicted test points have their attributions kept;
+        with 0, none.
+    poison : mapping, optional
+        Trigger, fraction and target of the training set's poison.
+    seed : int
+        Of what is drawn.
+    """
+    clean = outputs.clean
+    classes = max(len(outputs.classes), 2)
+    fits: dict[str, Surrogate] = {}
+    rows, fit_rows = [], []
+    for solver in dict.fromkeys(("glm", *solvers)):
+        started = time.perf_counter()
+        fit = fit_surrogate(
+            train_kernel,
+            outputs.train_labels,
+            l2=l2 if solver == "glm" else "auto",
+            classes=classes,
+            method=_METHODS[solver],  # type: ignore[arg-type]
+            seed=seed,
+        )
+        seconds = time.perf_counter() - started
+        fits[solver] = fit
+        measured = faithfulness(
+            outputs.logits[:clean],
+            fit.logits(test_kernel[:clean]),
+            outputs.labels[:clean],
+            bootstraps=bootstraps,
+            level=level,
+            seed=seed,
+        )
+        rows += [{"surrogate": solver, **row} for row in _faithfulness_rows(measured)]
+        fit_rows.append(
+            {
+                "surrogate": solver,
+                "l2": fit.l2,
+                "gradient_norm": fit.gradient_norm,
+                "iterations": fit.iterations,
+                "converged": fit.converged,
+                "train_accuracy": float((fit.predict(train_kernel) == outputs.train_labels).mean()),
+                "seconds": seconds,
+            }
+        )
+    glm = fits["glm"]
+    tables = {
+        "faithfulness": pd.DataFrame(rows),
+        "fits": pd.DataFrame(fit_rows),
+        "scores": _scores(glm, test_kernel, outputs),
+    }
+    tables |= _example_tables(glm, test_kernel, outputs, examples)
+    tables |= _poison_tables(glm, test_kernel, outputs, poison)
+    for table in tables.values():
+        for i, (name, value) in enumerate(key.items()):
+            table.insert(i, name, value)
+    kept = None
+    if examples:
+        predicted = outputs.predicted[:clean]
+        kept = class_attributions(glm, test_kernel[:clean], predicted).astype(np.float32)
+    return Measured(glm, kept, tables)
+
+
+def _faithfulness_rows(measured: Faithfulness) -> list[dict[str, Any]]:
+    rows = []
+    for metric in METRICS:
+        lower, upper = measured.intervals.get(metric, (np.nan, np.nan))
+        value = getattr(measured, metric)
+        rows.append({"metric": metric, "value": value, "lower": lower, "upper": upper})
+    return rows
+
+
+def _probability(logits: Array, labels: Indices) -> Array:
+    """P(class 1) of two classes, probability of the true class of more."""
+    if logits.shape[1] <= 2:
+        odds = logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0.0)
+        return np.asarray(0.5 * (1 + np.tanh(odds / 2)))
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted[np.arange(len(labels)), labels] / shifted.sum(axis=1))
+
+
+def _scores(glm: Surrogate, test_kernel: NDArray[Any], outputs: SubjectOutputs) -> pd.DataFrame:
+    n = outputs.clean
+    labels = outputs.labels[:n]
+    return pd.DataFrame(
+        {
+            "point": outputs.test[:n],
+            "label": labels,
+            "network": _probability(outputs.logits[:n], labels),
+            "surrogate": _probability(glm.logits(test_kernel[:n]), labels),
+        }
+    )
+
+
+_EXAMPLE = ["point", "role", "label", "predicted"]
+_POISON = ["trigger", "fraction", "point", "poisoned", "precision", "recall", "average_precision",
+           "chance", "fooled"]  # fmt: skip
+
+
+def _example_tables(
+    glm: Surrogate, test_kernel: NDArray[Any], outputs: SubjectOutputs, examples: int
+) -> dict[str, pd.DataFrame]:
+    """Attributions of a few test points: to all training points, and the strongest."""
+    n, predicted = outputs.clean, outputs.predicted
+    right = np.flatnonzero(predicted[:n] == outputs.labels[:n])[:examples]
+    wrong = np.flatnonzero(predicted[:n] != outputs.labels[:n])[:examples]
+    all_rows, top_rows = [], []
+    for role, points in (("right", right), ("wrong", wrong)):
+        for i in points:
+            values = class_attributions(glm, test_kernel[i : i + 1], predicted[i : i + 1])[0]
+            point = {
+                "point": outputs.test[i], "role": role, "label": outputs.labels[i],
+                "predicted": predicted[i],
+            }  # fmt: skip
+            train = {"train_point": outputs.train, "train_label": outputs.train_labels}
+            all_rows.append(pd.DataFrame(point | train | {"attribution": values}))
+            for sign, chosen in zip(
+                ("supporting", "opposing"), strongest(values, _EXAMPLES), strict=True
+            ):
+                top = {
+                    "rank": np.arange(1, len(chosen) + 1), "sign": sign,
+                    "train_point": outputs.train[chosen],
+                    "train_label": outputs.train_labels[chosen], "attribution": values[chosen],
+                }  # fmt: skip
+                top_rows.append(pd.DataFrame(point | top))
+    columns = ["train_point", "train_label", "attribution"]
+    return {
+        "attribution": _joined(all_rows, [*_EXAMPLE, *columns]),
+        "strongest": _joined(top_rows, [*_EXAMPLE, "rank", "sign", *columns]),
+    }
+
+
+def _poison_tables(
+    glm: Surrogate,
+    test_kernel: NDArray[Any],
+    outputs: SubjectOutputs,
+    poison: Mapping[str, Any] | None,
+) -> dict[str, pd.DataFrame]:
+    """Are the poisoned training points those that a triggered image is attributed to?"""
+    rows, curves = [], []
+    known = poison is not None and outputs.poisoned.any()
+    for i in range(outputs.clean, len(outputs.labels)) if known else ():
+        assert poison is not None
+        predicted = outputs.predicted[i : i + 1]
+        scores = class_attributions(glm, test_kernel[i : i + 1], predicted)[0]
+        found = retrieval(scores, outputs.poisoned)
+        rows.append(
+            {
+                "trigger": poison["trigger"], "fraction": poison["fraction"],
+                "point": outputs.test[i], "poisoned": found.relevant,
+                "precision": found.precision, "recall": found.recall,
+                "average_precision": found.average_precision, "chance": found.chance,
+                "fooled": bool(predicted[0] == poison["target"]),
+            }
+        )  # fmt: skip
+        precision = precision_recall(scores, outputs.poisoned, RECALLS)
+        curve = {"point": outputs.test[i], "recall": RECALLS, "precision": precision}
+        curves.append(pd.DataFrame(curve))
+    return {
+        "poison": pd.DataFrame(rows, columns=_POISON),
+        "poison_curves": _joined(curves, ["point", "recall", "precision"]),
+    }
+
+
+def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    if not tables:
+        return pd.DataFrame(columns=list(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+# -- over runs ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """A run's attributions on a dataset's test points, for comparison with other runs."""
+
+    population: str
+    run: int
+    dataset: str
+    architecture: str
+    outputs: SubjectOutputs
+    attributions: NDArray[np.float32]
+
+
+_AGREEMENT = [
+    "population_a", "run_a", "population_b", "run_b", "relation", "kernel", "point", "label",
+    "same_prediction", "correlation",
+]  # fmt: skip
+
+
+def agreement_table(runs: Sequence[Attributed], kernel: str) -> pd.DataFrame:
+    """Rank correlation of two runs' attributions at each test point, for all pairs of runs.
+
+    Pairs are compared that have the same points; attributions are to the class that each network
+    predicts.
+
+    Parameters
+    ----------
+    runs : sequence of Attributed
+        Runs with attributions by one kernel.
+    kernel : str
+        Its name.
+
+    Returns
+    -------
+    DataFrame
+        One row a pair and test point: ``population_a``, ``run_a``, ``population_b``, ``run_b``,
+        ``relation`` (same population, other recipe, other architecture), ``kernel``, ``point``,
+        ``label``, ``same_prediction``, ``correlation``.
+    """
+    tables = []
+    for a, b in combinations(runs, 2):
+        if a.dataset != b.dataset or not np.array_equal(a.outputs.train, b.outputs.train):
+            continue
+        relation = "other architecture" if a.architecture != b.architecture else "other recipe"
+        if a.population == b.population:
+            relation = "same population"
+        n = a.outputs.clean
+        tables.append(
+            pd.DataFrame(
+                {
+                    "population_a": a.population, "run_a": a.run,
+                    "population_b": b.population, "run_b": b.run,
+                    "relation": relation, "kernel": kernel,
+                    "point": a.outputs.test[:n], "label": a.outputs.labels[:n],
+                    "same_prediction": a.outputs.predicted[:n] == b.outputs.predicted[:n],
+                    "correlation": attribution_agreement(a.attributions, b.attributions),
+                }
+            )
+        )  # fmt: skip
+    return _joined(tables, _AGREEMENT)
+
+
+def summary_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """Means over runs with standard errors, beside what is published of networks of that name.
+
+    Parameters
+    ----------
+    measured : DataFrame
+        The table ``faithfulness``.
+
+    Returns
+    -------
+    DataFrame
+        ``population``, ``kernel``, ``surrogate``, ``metric``, ``runs``, ``mean``,
+        ``standard_error`` (NaN for one run), ``published``, ``published_error``, ``difference`` (in
+        standard errors of both; NaN where one is not known).
+    """
+    keys = ["population", "kernel", "surrogate", "metric"]
+    grouped = measured.groupby(keys, sort=False)["value"]
+    table = grouped.agg(runs="count", mean="mean", standard_error="sem").reset_index()
+    found = [
+        PUBLISHED.get((str(row["population"]), str(row["kernel"])), {}).get(
+            str(row["metric"]), (np.nan, np.nan)
+        )
+        if row["surrogate"] == "glm"
+        else (np.nan, np.nan)
+        for row in table.to_dict("records")
+    ]
+    table["published"], table["published_error"] = np.array(found, float).reshape(-1, 2).T
+    error = np.hypot(table["standard_error"], table["published_error"])
+    table["difference"] = (table["mean"] - table["published"]) / error
+    return table
+
+
+def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Precision–recall curves by population and kernel: mean and 10–90 % range over images."""
+    columns = ["population", "kernel", "recall", "precision", "lower", "upper"]
+    if curves.empty:
+        return pd.DataFrame(columns=columns)
+    grouped = curves.groupby(["population", "kernel", "recall"], sort=False)["precision"]
+    table = grouped.agg(
+        precision="mean", lower=lambda v: v.quantile(0.1), upper=lambda v: v.quantile(0.9)
+    )
+    return table.reset_index()[columns]

@@ -1,0 +1,234 @@
+# Surrogates: do two models explain themselves alike? From networks to kernels, kGLMs, attributions.
+
+if study.surrogates:
+    surrogates = study.surrogates
+    subjects = surrogates.subjects(study.populations)
+    SUBJECT = "<results>/surrogates/{subject}/{run}"
+    KERNEL_CODE = code_digest("model_metrology.surrogates.columns")
+    MEASURE_CODE = code_digest(
+        "model_metrology.surrogates.tables", "model_metrology.files"
+    )
+
+    if surrogates.language:
+
+        rule tokens:
+            # Sentences as token ids.
+            output:
+                "<results>/surrogates/{subject}/tokens.h5",
+            log:
+                "<logs>/surrogates/{subject}/tokens.log",
+            benchmark:
+                "<benchmarks>/surrogates/{subject}/tokens.tsv"
+            conda:
+                "../envs/kernels.yaml"
+            threads: 1
+            resources:
+                mem_mb=4000,
+                runtime=60,
+            params:
+                options=language_options,
+                seed=study.seed,
+                code=code_digest("model_metrology.models.language"),
+            script:
+                "../scripts/tokens.py"
+
+        rule fine_tune:
+            input:
+                "<results>/surrogates/{subject}/tokens.h5",
+            output:
+                runs=f"{SUBJECT}/runs.h5",
+                config=f"{SUBJECT}/config.json",
+            log:
+                "<logs>/surrogates/{subject}/{run}/fine_tune.log",
+            benchmark:
+                "<benchmarks>/surrogates/{subject}/{run}/fine_tune.tsv"
+            conda:
+                "../envs/kernels.yaml"
+            threads: 2
+            resources:
+                mem_mb=8000,
+                runtime=720,
+                gpu=GPUS,
+            params:
+                name=lambda w: unquote(w.subject),
+                options=language_options,
+                seed=study.seed,
+                device=study.device,
+                code=code_digest("model_metrology.models.language"),
+            script:
+                "../scripts/fine_tune.py"
+
+    rule subject_outputs:
+        # What a network says of the points of its kernels.
+        input:
+            unpack(subject_inputs),
+        output:
+            f"{SUBJECT}/outputs.h5",
+        log:
+            "<logs>/surrogates/{subject}/{run}/outputs.log",
+        benchmark:
+            "<benchmarks>/surrogates/{subject}/{run}/outputs.tsv"
+        conda:
+            "../envs/kernels.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+            gpu=GPUS,
+        params:
+            spec=subject_spec,
+            device=study.device,
+            code=KERNEL_CODE,
+        script:
+            "../scripts/subject_outputs.py"
+
+    rule kernels:
+        # Some columns of all kernels, not normalised: one job a run, or many on a cluster.
+        input:
+            unpack(subject_inputs),
+        output:
+            kept_kernels(f"{SUBJECT}/kernels/{{columns}}.h5"),
+        log:
+            "<logs>/surrogates/{subject}/{run}/kernels/{columns}.log",
+        benchmark:
+            "<benchmarks>/surrogates/{subject}/{run}/kernels/{columns}.tsv"
+        conda:
+            "../envs/kernels.yaml"
+        threads: 1
+        resources:
+            mem_mb=surrogates.memory_mb + 3000,
+            runtime=720,
+            gpu=GPUS,
+        params:
+            spec=subject_spec,
+            kernels=surrogates.kernels,
+            options={
+                "memory_mb": surrogates.memory_mb,
+                "precision": surrogates.precision,
+                "dim": surrogates.projection,
+                "seed": study.seed,
+            },
+            device=study.device,
+            code=KERNEL_CODE,
+        script:
+            "../scripts/kernels.py"
+
+    rule surrogates:
+        # The kGLM of each kernel: how faithful it is, and what it attributes to what.
+        input:
+            outputs=f"{SUBJECT}/outputs.h5",
+            columns=kernel_files,
+        output:
+            **{name: f"{SUBJECT}/{name}.csv" for name in SURROGATE_TABLES},
+            surrogates=f"{SUBJECT}/surrogates.h5",
+        log:
+            "<logs>/surrogates/{subject}/{run}/surrogates.log",
+        benchmark:
+            "<benchmarks>/surrogates/{subject}/{run}/surrogates.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=6000,
+            runtime=240,
+        params:
+            key=subject_key,
+            kernels=surrogates.kernels,
+            attribution_kernel=surrogates.attribution_kernel,
+            options=surrogates.model_dump(
+                include={"solvers", "examples", "l2", "bootstraps", "level"}
+            ),
+            poison=lambda w: subject_spec(w)["poison"],
+            seed=study.seed,
+            code=MEASURE_CODE,
+        script:
+            "../scripts/surrogates.py"
+
+    rule summarise_surrogates:
+        # All runs and kernels in one table each, runs against each other, and what is published.
+        input:
+            **{name: subject_results(f"{name}.csv") for name in SURROGATE_TABLES},
+            outputs=subject_results("outputs.h5"),
+            surrogates=subject_results("surrogates.h5"),
+        output:
+            **{
+                name: f"<results>/surrogates/{name}.csv"
+                for name in [*SURROGATE_TABLES, "agreement", "summary"]
+            },
+            table=report(
+                "<results>/surrogates/summary.html",
+                category="Surrogates",
+                labels={"figure": "0 · tables of faithfulness"},
+                caption="../report/surrogates/summary.rst",
+            ),
+        log:
+            "<logs>/surrogates/summary.log",
+        benchmark:
+            "<benchmarks>/surrogates/summary.tsv"
+        conda:
+            "../envs/measure.yaml"
+        threads: 1
+        resources:
+            mem_mb=8000,
+            runtime=120,
+        params:
+            subjects=subject_keys(),
+            kernel=surrogates.attribution_kernel,
+            code=[MEASURE_CODE, code_digest("model_metrology.plots.tables")],
+        script:
+            "../scripts/summarise_surrogates.py"
+
+    # Figures: each a function of `model_metrology.plots.surrogates` on tables measured above.
+    table = "<results>/surrogates/{}.csv".format
+    kernel = {"kernel": surrogates.attribution_kernel}
+    figures = {
+        "faithfulness": {
+            "label": "1 · faithfulness by kernel",
+            "inputs": {"faithfulness": table("faithfulness")},
+        },
+        "scatter": {
+            "label": "2 · scores of network and surrogate",
+            "inputs": {"scores": table("scores")},
+            "options": kernel,
+        },
+        "published": {
+            "label": "3 · beside the published values",
+            "inputs": {"summary": table("summary")},
+        },
+        "attribution_classes": {
+            "label": "5 · attributions by class",
+            "inputs": {"attribution": table("attribution")},
+        },
+        "strongest": {
+            "label": "6 · the training images that decide",
+            "inputs": {
+                "strongest": table("strongest"),
+                "datasets": [
+                    f"<results>/data/{folder_name(name)}.h5"
+                    for name in subject_datasets()
+                ],
+            },
+        },
+    }
+    if surrogates.solvers:
+        figures["solvers"] = {
+            "label": "4 · surrogates by solver",
+            "inputs": {"faithfulness": table("faithfulness")},
+            "options": kernel,
+        }
+    if sum(subjects.values()) > 1:
+        figures["agreement"] = {
+            "label": "7 · do attributions agree between models",
+            "inputs": {"agreement": table("agreement")},
+        }
+    if any(poison_of(name) for name in surrogates.populations):
+        figures["poison"] = {
+            "label": "8 · poisoned points found",
+            "inputs": {"poison": table("poison")},
+        }
+        figures["poison_curves"] = {
+            "label": "9 · precision and recall of poison",
+            "inputs": {"poison_curves": table("poison_curves")},
+        }
+    add_figures("surrogates", figures)
+    surrogates_results = rules.summarise_surrogates.output
