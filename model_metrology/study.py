@@ -234,6 +234,9 @@ class Surrogates(Options):
     """Other surrogates, for comparison, on the kernel `attribution_kernel`."""
     attribution_kernel: KernelName = "trNTK"
     """Kernel whose attributions are shown, and compared between runs."""
+    compared: int = Field(4, ge=1)
+    """The first so many runs of each population have their attributions kept, and compared with
+    those of all others."""
     examples: int = Field(3, ge=1)
     """Test points whose attributions are shown, of the rightly and of the wrongly predicted."""
     triggered: int = Field(20, ge=1)

@@ -293,13 +293,13 @@ def kept_kernels(path):
     return path if study.surrogates.keep_kernels else temp(path)
 
 
-def subject_results(ending):
-    """Files of all networks' runs."""
+def subject_results(ending, most=None):
+    """Files of all networks' runs, or of the first so many of each."""
     sizes = study.surrogates.subjects(study.populations)
     return [
         f"<results>/surrogates/{folder_name(name)}/{run:04d}/{ending}"
         for name, size in sizes.items()
-        for run in range(size)
+        for run in range(size)[:most]
     ]
 
 
@@ -313,8 +313,14 @@ def subject_key(wildcards):
     }
 
 
-def subject_keys():
-    """Of all networks' runs: population, run, dataset, architecture."""
+def attribution_examples(wildcards):
+    """How many test points of a run have their attributions shown; 0: none are kept."""
+    compared = int(wildcards.run) < study.surrogates.compared
+    return study.surrogates.examples if compared else 0
+
+
+def compared_keys():
+    """Of the runs that are compared: population, run, dataset, architecture."""
     keys = []
     for name, size in study.surrogates.subjects(study.populations).items():
         kind = subject_kind(name)
@@ -330,5 +336,6 @@ def subject_keys():
             "dataset": subject_dataset(name),
             "architecture": architecture,
         }
-        keys += [key | {"run": run} for run in range(size)]
+        compared = range(size)[: study.surrogates.compared]
+        keys += [key | {"run": run} for run in compared]
     return keys

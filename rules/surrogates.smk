@@ -136,8 +136,9 @@ if study.surrogates:
             kernels=surrogates.kernels,
             attribution_kernel=surrogates.attribution_kernel,
             options=surrogates.model_dump(
-                include={"solvers", "examples", "l2", "bootstraps", "level"}
+                include={"solvers", "l2", "bootstraps", "level"}
             ),
+            examples=attribution_examples,
             poison=lambda w: subject_spec(w)["poison"],
             seed=study.seed,
             code=MEASURE_CODE,
@@ -148,8 +149,8 @@ if study.surrogates:
         # All runs and kernels in one table each, runs against each other, and what is published.
         input:
             **{name: subject_results(f"{name}.csv") for name in SURROGATE_TABLES},
-            outputs=subject_results("outputs.h5"),
-            surrogates=subject_results("surrogates.h5"),
+            outputs=subject_results("outputs.h5", surrogates.compared),
+            surrogates=subject_results("surrogates.h5", surrogates.compared),
         output:
             **{
                 name: f"<results>/surrogates/{name}.csv"
@@ -172,7 +173,7 @@ if study.surrogates:
             mem_mb=8000,
             runtime=120,
         params:
-            subjects=subject_keys(),
+            compared=compared_keys(),
             kernel=surrogates.attribution_kernel,
             code=[MEASURE_CODE, code_digest("model_metrology.plots.tables")],
         script:

@@ -30,7 +30,7 @@ runs = [
         attributions=files.read_surrogate(surrogate, kernel)["attributions"],
     )
     for key, outputs, surrogate in zip(
-        snakemake.params.subjects, inputs.outputs, inputs.surrogates, strict=True
+        snakemake.params.compared, inputs.outputs, inputs.surrogates, strict=True
     )
 ]
 tables["poison_curves"] = mean_curves(tables["poison_curves"])

@@ -16,7 +16,7 @@ for kernel in params.kernels:
     raw, normalize = KERNELS[kernel]
     columns = (files.read_kernel_columns(path, raw) for path in inputs.columns)
     train, test = whole_kernel(columns, normalize=normalize)
-    options = dict(params.options)
+    options = params.options | {"examples": params.examples}
     if kernel != params.attribution_kernel:
         options |= {"solvers": [], "examples": 0}
     measured[kernel] = measure_surrogates(
