@@ -216,7 +216,9 @@ def group_of(
     # One axis is taken for all uses, so all must be seen: one whose gradient vanishes at these
     # points, behind a dead unit say, could have another and be alive at others.
     norms = [float(torch.linalg.vector_norm(g)) for g in gradients]
-    if len(uses) > 1 and min(norms) <= _SEEN * torch.finfo(gradients[0].dtype).eps ** 0.5 * max(norms):
+    if len(uses) > 1 and min(norms) <= _SEEN * torch.finfo(gradients[0].dtype).eps ** 0.5 * max(
+        norms
+    ):
         return None
     name, kinds = tuple(names), {use.kind for use in uses}
     if kinds <= {"scale", "shift"}:

@@ -6,6 +6,7 @@ kernel sums over the heads e_1, …, e_C, the pseudo kernel has the one head (1,
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,11 +109,10 @@ def make_plan(
     """
     chosen = torch.linspace(0, len(heads) - 1, min(len(heads), _PROBED_HEADS)).round().long()
     few = heads[chosen.unique().to(heads.device)]
-    expected = _plain_kernels(model, parameters, few, probe)
+    groups = _agreeing_groups(*_in_double(model, parameters, few, probe), len(heads))
     with torch.enable_grad():
         outputs = model(probe)
     used = uses_of(outputs, parameters)
-    groups = _agreeing_groups(model, parameters, few, probe, expected, outputs, used, len(heads))
     covered = {name for group in groups for name in group.names}
     # A parameter that the outputs do not depend on at all adds nothing.
     rest = tuple(n for n in parameters if n not in covered and used[n] != [])
@@ -145,6 +145,22 @@ def _kept_bytes(
         else:
             numbers += heads * sum(parameters[name].numel() for name in group.names)
     return numbers * next(iter(parameters.values())).element_size()
+
+
+def _in_double(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], heads: Tensor, probe: Tensor
+) -> tuple[nn.Module, Mapping[str, nn.Parameter], Tensor, Tensor]:
+    """A copy in float64, in which rounding moves no point over a kink; itself if that fails."""
+    points = probe.double() if probe.is_floating_point() else probe
+    try:
+        twin = copy.deepcopy(model).double()
+        with torch.no_grad():
+            twin(points)
+    except (RuntimeError, TypeError) as error:
+        logger.info("forms are compared in the model's own precision: %s", error)
+        return model, parameters, heads, probe
+    by_name = dict(twin.named_parameters())
+    return twin, {name: by_name[name] for name in parameters}, heads.double(), points
 
 
 def _gradient_bytes(outputs: Tensor, edges: Mapping[Any, GradientEdge]) -> int:
@@ -187,12 +203,13 @@ def _agreeing_groups(
     parameters: Mapping[str, nn.Parameter],
     few: Tensor,
     probe: Tensor,
-    expected: Mapping[str, Tensor],
-    outputs: Tensor,
-    used: Mapping[str, list[Use] | None],
     heads: int,
 ) -> list[Group]:
     """Groups whose kernels are those of plain gradients."""
+    expected = _plain_kernels(model, parameters, few, probe)
+    with torch.enable_grad():
+        outputs = model(probe)
+    used = uses_of(outputs, parameters)
     known = {name: uses for name, uses in used.items() if uses}
     edges = {use.node: use.edge for uses in known.values() for use in uses}
     if not edges:
@@ -248,8 +265,8 @@ def _candidate(
 
 
 def _agree(found: Tensor, expected: Tensor, total: float, dtype: torch.dtype) -> bool:
-    # Sums are taken in another order, and rounding moves points over kinks; a wrong form is wrong
-    # by its own size. What is negligible in the whole may be rounding altogether.
+    # Sums are taken in another order; a wrong form is wrong by its own size. What is negligible in
+    # the whole may be rounding altogether.
     epsilon = torch.finfo(dtype).eps
     size, difference = float(expected.norm()), float((found.cpu() - expected).norm())
     # Where the gradient vanishes at all points that were tried, nothing has been seen to agree.
