@@ -246,6 +246,10 @@ class Surrogates(Options):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Intervals cover 1 - level."""
 
+    def named(self) -> list[str]:
+        """Names of everything that is measured, whether it exists or not."""
+        return [*self.populations, *self.instruments, *self.language]
+
     def subjects(self, populations: Mapping[str, Population]) -> dict[str, int]:
         """How many runs are measured of each population, instrument and language model."""
         sizes = {name: min(self.runs, populations[name].size) for name in self.populations}
@@ -298,8 +302,7 @@ def _known(kind: str, key: str, name: str, names: Mapping[str, Any]) -> None:
 
 def _check_any(study: Study) -> None:
     trained = study.populations or (study.spectra and study.spectra.populations)
-    taken = study.surrogates and study.surrogates.subjects(study.populations)
-    if not trained and not taken:
+    if not trained and not (study.surrogates and study.surrogates.named()):
         raise ValueError("populations: there is nothing to train; name at least one population")
 
 
@@ -551,7 +554,7 @@ def _check_surrogates(study: Study) -> None:
     for name in itertools.chain(options.instruments, options.language):
         if sum(name in kind for kind in kinds) > 1 or name in study.populations:
             raise ValueError(f"{key}: two things are named {name!r}; rename one")
-    if not any(kinds):
+    if not options.named():
         raise ValueError(f"{key}.populations: there is nothing to measure; name a population")
     for name, instrument in options.instruments.items():
         _known("dataset", f"{key}.instruments.{name}.dataset", instrument.dataset, study.datasets)

@@ -49,7 +49,7 @@ _WEIGHT = {
     ("ExpandBackward0", 0): "shift",
 }
 # Between a weight and its matrix product: a transpose leaves ⟨gradient, gradient⟩ as it is.
-_TRANSPOSE = "TBackward0"
+_TRANSPOSES = {"TBackward0", "TransposeBackward0", "PermuteBackward0"}  # .t(), .mT, .T
 _CONSTANTS = {"MulBackward0": 1, "DivBackward0": -1}
 
 
@@ -146,7 +146,7 @@ def _follow(source: Node, factor: float, consumers: Consumers) -> list[Use] | No
     for node, slot in consumers[source]:
         name = type(node).__name__
         constant = _constant(node, name)
-        if name == _TRANSPOSE or constant is not None:
+        if name in _TRANSPOSES or constant is not None:
             further = _follow(node, factor * (1.0 if constant is None else constant), consumers)
         elif (name, slot) in _WEIGHT:
             further = _use(node, name, slot, factor)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model_metrology.kernels import Options, kernel_blocks
+# Not from the package, whose names are lazy: digests of code follow plain imports alone.
+from model_metrology.kernels.functions import Options, kernel_blocks
 from model_metrology.kernels.names import Raw
 from model_metrology.surrogates.outputs import KernelColumns
 from model_metrology.surrogates.subjects import Subject
@@ -30,7 +31,17 @@ def kernel_columns(
         Training points of the columns.
     options : Options
         How to compute.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer training points, or see :func:`model_metrology.kernels.kernel_blocks`.
     """
+    if stop > len(subject.train):
+        raise ValueError(
+            f"stop: columns {start} to {stop} asked for, there are {len(subject.train)} training "
+            "points; set surrogates.train to at most that"
+        )
     columns = subject.train[start:stop]
     train = np.empty((stop, stop - start), np.float32)
     test = np.empty((len(subject.test), stop - start), np.float32)

@@ -160,9 +160,10 @@ def _initial(
     if not population.architecture.centred:
         return None
     network = build_model(population.architecture, image_shape=shape, classes=classes, seed=0)
+    # Buffers at initialisation (of batch normalisation) do not depend on the seed and are not kept.
     state = {
-        name: torch.from_numpy(np.array(run.weights.get(f"initial.{name}", run.weights.get(name))))
-        for name in network.state_dict()
+        name: torch.from_numpy(np.array(run.weights.get(f"initial.{name}", value)))
+        for name, value in network.state_dict().items()
     }
     network.load_state_dict(state)
     return network.eval()
@@ -189,7 +190,9 @@ def _images(
     pretrained: bool,
 ) -> Subject:
     images = dataset.test_images[chosen.test]
-    if poison is not None and len(chosen.triggered):
+    if poison is None:
+        chosen = replace(chosen, triggered=chosen.triggered[:0])
+    else:
         shown = add_trigger(dataset.test_images[chosen.triggered], poison, seed=seed)
         images = np.concatenate([images, shown])
     both = (dataset.train_images[chosen.train], images)

@@ -25,7 +25,9 @@ from model_metrology.surrogates.outputs import Measured, SubjectOutputs
 from model_metrology.surrogates.published import PUBLISHED
 
 __all__ = [
+    "Attributed",
     "agreement_table",
+    "mean_curves",
     "measure_surrogates",
     "summary_table",
 ]
@@ -195,7 +197,9 @@ def _example_tables(
             train = {"train_point": outputs.train, "train_label": outputs.train_labels}
             all_rows.append(pd.DataFrame(point | train | {"attribution": values}))
             for sign, chosen in zip(
-                ("supporting", "opposing"), strongest(values, _EXAMPLES), strict=True
+                ("supporting", "opposing"),
+                strongest(values, min(_EXAMPLES, len(values))),
+                strict=True,
             ):
                 top = {
                     "rank": np.arange(1, len(chosen) + 1), "sign": sign,
@@ -291,7 +295,7 @@ def agreement_table(runs: Sequence[Attributed], kernel: str) -> pd.DataFrame:
     """
     tables = []
     for a, b in combinations(runs, 2):
-        if a.dataset != b.dataset or not np.array_equal(a.outputs.train, b.outputs.train):
+        if not _same_points(a, b):
             continue
         relation = "other architecture" if a.architecture != b.architecture else "other recipe"
         if a.population == b.population:
@@ -310,6 +314,15 @@ def agreement_table(runs: Sequence[Attributed], kernel: str) -> pd.DataFrame:
             )
         )  # fmt: skip
     return _joined(tables, _AGREEMENT)
+
+
+def _same_points(a: Attributed, b: Attributed) -> bool:
+    clean = [run.outputs.test[: run.outputs.clean] for run in (a, b)]
+    return (
+        a.dataset == b.dataset
+        and np.array_equal(a.outputs.train, b.outputs.train)
+        and np.array_equal(*clean)
+    )
 
 
 def summary_table(measured: pd.DataFrame) -> pd.DataFrame:
