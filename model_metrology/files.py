@@ -21,7 +21,15 @@ from model_metrology.surrogates.outputs import KernelColumns, Measured, SubjectO
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a CSV table of a study; a population named ``1`` or ``NA`` keeps that name."""
-    columns = ("population", "population_a", "population_b", "dataset", "candidates", "scope", "group")
+    columns = (
+        "population",
+        "population_a",
+        "population_b",
+        "dataset",
+        "candidates",
+        "scope",
+        "group",
+    )
     names = dict.fromkeys(columns, str)
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 

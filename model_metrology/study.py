@@ -550,6 +550,11 @@ def _check_surrogates(study: Study) -> None:
                 f"{key}.populations: of {name} the head alone is trained; choose populations with "
                 "recipe.trainable: all"
             )
+        if study.populations[name].label_noise:
+            raise ValueError(
+                f"{key}.populations: {name} has label noise, and which of its runs' labels were "
+                "replaced is not kept; choose populations without label_noise"
+            )
     kinds = (options.populations, options.instruments, options.language)
     for name in itertools.chain(options.instruments, options.language):
         if sum(name in kind for kind in kinds) > 1 or name in study.populations:
@@ -563,10 +568,30 @@ def _check_surrogates(study: Study) -> None:
                 f"{key}.instruments.{name}.checkpoint: there is no file {instrument.checkpoint}; "
                 "give its path as seen from the folder that the workflow is run in"
             )
+    datasets = [study.populations[name].dataset for name in options.populations]
+    for dataset in [*datasets, *(one.dataset for one in options.instruments.values())]:
+        _check_points(study, options, dataset)
     if options.attribution_kernel not in options.kernels:
         raise ValueError(
             f"{key}.attribution_kernel: {options.attribution_kernel} is not among the kernels; add "
             f"it, or choose from {', '.join(options.kernels)}"
+        )
+
+
+def _check_points(study: Study, options: Surrogates, dataset: str) -> None:
+    """Refuse training points of which a class has too few to fit a surrogate."""
+    spec = study.spec(dataset)
+    points = study.datasets[dataset].train or spec.train_size
+    if options.train is not None:
+        points = min(options.train, points)
+    # Some of each class choose l2, and others are fitted with it.
+    needed = 2 if options.l2 == "auto" else 1
+    counts = spec.class_counts(points)
+    if counts.min() < needed:
+        raise ValueError(
+            f"surrogates.train: of {points} training points of {dataset} class "
+            f"{spec.classes[counts.argmin()]!r} has {counts.min()}, {needed} are needed; take more"
+            + (", or give a number for surrogates.l2" if counts.min() == 1 else "")
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +16,8 @@ from torch import Tensor
 from model_metrology.kernels.points import Points, too_small
 
 __all__ = ["Block", "Held", "Rows", "assemble", "blocks", "product_in"]
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
@@ -146,9 +150,29 @@ def blocks(
     def held(points: Points, start: int) -> Held:
         return hold(points.part(start, start + size, place))
 
-    if y is None:
-        yield from _symmetric(held, what, x, size)
-        return
+    found = _symmetric(held, what, x, size) if y is None else _cross(held, what, x, y, size)
+    total = len(x) * (len(x) + 1) // 2 if y is None else len(x) * len(y)
+    yield from _with_progress(found, what, total)
+
+
+def _with_progress(found: Iterator[Block], what: str, total: int) -> Iterator[Block]:
+    """Log how much is done, where there is more than one block."""
+    done, started = 0, time.perf_counter()
+    for block in found:
+        n, m = block.values.shape
+        done += n * (n + 1) // 2 if block.row == block.column and n == m else n * m
+        yield block
+        if done < total:
+            rate = done / (time.perf_counter() - started)
+            logger.info(
+                "%s kernel: %.0f %% of %.3g pairs, %.3g pairs/s, %.0f s left",
+                *(what, 100 * done / total, total, rate, (total - done) / rate),
+            )
+
+
+def _cross(
+    held: Callable[[Points, int], Held], what: str, x: Points, y: Points, size: int
+) -> Iterator[Block]:
     one = held(y, 0) if len(y) <= size else None
     for i in range(0, len(x), size):
         left = held(x, i)

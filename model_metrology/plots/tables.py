@@ -208,12 +208,10 @@ def surrogates_page(summary: pd.DataFrame, fits: pd.DataFrame) -> str:
         solved[column] = [_number(value, 3, "g") for value in solved[column]]
     main = glm["kernel"] == ("trNTK" if (glm["kernel"] == "trNTK").any() else glm["kernel"].iloc[0])
     parts = {
-        "Networks": _faithfulness(glm[main], ["population", "runs"], list(_MEASURES)),
-        "Kernels": _faithfulness(
-            glm, ["population", "kernel", "runs"], ["kendall_tau", "tad", "r_miss"]
-        ),
+        "Networks": _faithfulness(glm[main], ["population"], list(_MEASURES)),
+        "Kernels": _faithfulness(glm, ["population", "kernel"], ["kendall_tau", "tad", "r_miss"]),
         "Other surrogates": _faithfulness(
-            others, ["population", "kernel", "surrogate", "runs"], ["kendall_tau", "tad", "r_miss"]
+            others, ["population", "kernel", "surrogate"], ["kendall_tau", "tad", "r_miss"]
         )
         if len(others)
         else "<p>None.</p>",
@@ -225,16 +223,19 @@ def surrogates_page(summary: pd.DataFrame, fits: pd.DataFrame) -> str:
 def _faithfulness(summary: pd.DataFrame, keys: list[str], metrics: list[str]) -> str:
     """One row for each of the keys' values, one column a measure, the published one in brackets."""
     rows: dict[tuple[object, ...], dict[str, str]] = {}
+    runs: dict[tuple[object, ...], int] = {}
     for record in summary.to_dict("records"):
         if record["metric"] in metrics:
-            row = rows.setdefault(tuple(record[key] for key in keys), {})
+            key = tuple(record[key] for key in keys)
             heading, scale, digits = _MEASURES[str(record["metric"])]
-            row[heading] = _with_error(record, scale, digits)
+            rows.setdefault(key, {})[heading] = _with_error(record, scale, digits)
+            # A measure may be undefined for some runs, as the mistakes of one that makes none.
+            runs[key] = max(runs.get(key, 0), int(record["runs"]))
     headings = [_MEASURES[metric][0] for metric in metrics]
     table = pd.DataFrame(
-        [[*key, *(row.get(h, "–") for h in headings)] for key, row in rows.items()]
+        [[*key, runs[key], *(row.get(h, "–") for h in headings)] for key, row in rows.items()]
     )
-    table.columns = pd.Index([*keys, *headings])
+    table.columns = pd.Index([*keys, "runs", *headings])
     return _table(table, "text") + (
         "<p>Mean ± standard error over runs; in brackets what Engel et al. 2024 report for a "
         "network of this name.</p>"

@@ -162,7 +162,7 @@ def _initial(
     network = build_model(population.architecture, image_shape=shape, classes=classes, seed=0)
     # Buffers at initialisation (of batch normalisation) do not depend on the seed and are not kept.
     state = {
-        name: torch.from_numpy(np.array(run.weights.get(f"initial.{name}", value)))
+        name: torch.from_numpy(np.array(run.weights.get(f"initial.{name}", value.numpy())))
         for name, value in network.state_dict().items()
     }
     network.load_state_dict(state)

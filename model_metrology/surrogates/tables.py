@@ -317,11 +317,11 @@ def agreement_table(runs: Sequence[Attributed], kernel: str) -> pd.DataFrame:
 
 
 def _same_points(a: Attributed, b: Attributed) -> bool:
-    clean = [run.outputs.test[: run.outputs.clean] for run in (a, b)]
+    test_a, test_b = (run.outputs.test[: run.outputs.clean] for run in (a, b))
     return (
         a.dataset == b.dataset
         and np.array_equal(a.outputs.train, b.outputs.train)
-        and np.array_equal(*clean)
+        and np.array_equal(test_a, test_b)
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from model_metrology import files, store
 from model_metrology.data.datasets import prepare_dataset
 from model_metrology.data.poison import Poison, poison_dataset
+from model_metrology.models.language import TokenPoints
 from model_metrology.runs import (
     COMPLETED,
     DIVERGED,
@@ -19,6 +20,8 @@ from model_metrology.runs import (
     TrainedRun,
     collect_outputs,
 )
+from model_metrology.surrogates.glm import fit_surrogate
+from model_metrology.surrogates.outputs import KernelColumns, Measured, SubjectOutputs
 
 LABELS, CLASSES = np.array([0, 1, 1]), ("cat", "dog")
 
@@ -83,6 +86,97 @@ def test_outputs_features_and_trimming_round_trip(tmp_path):
     np.testing.assert_array_equal(trimming["weights"], weights)
 
 
+def test_sentences_as_tokens_round_trip(tmp_path):
+    index = np.array([0, 2, 5])
+    tokens = np.arange(12).reshape(3, 4)
+    points = TokenPoints(("übel", "gut"), tokens, LABELS, index, tokens[:2], LABELS[:2], index, 7)
+    files.write_tokens(tmp_path / "t.h5", points, {})
+    back = TokenPoints.from_arrays(files.read_tokens(tmp_path / "t.h5"))
+    assert (back.classes, back.padding) == (("übel", "gut"), 7)
+    for name in [f.name for f in fields(points) if f.name not in ("classes", "padding")]:
+        found, expected = getattr(back, name), getattr(points, name)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    with store.open_file(tmp_path / "t.h5") as file:
+        assert list(file["test_tokens"].attrs["axes"]) == ["test point", "token"]
+        assert list(file["train_labels"].attrs["axes"]) == ["train point"]
+
+
+def subject_outputs(classes, triggered):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, size=5)
+    return SubjectOutputs(
+        logits=rng.normal(size=(5, classes)),
+        labels=labels,
+        train_labels=np.array([0, 1, 1]),
+        train=np.array([0, 4, 9]),
+        test=np.arange(5),
+        triggered=triggered,
+        poisoned=np.array([False, True, False]),
+        classes=("a <b>", "ü"),
+    )
+
+
+@pytest.mark.parametrize(("classes", "triggered"), [(2, 2), (1, 0)])
+def test_outputs_of_subjects_round_trip(tmp_path, classes, triggered):
+    outputs = subject_outputs(classes, triggered)
+    files.write_subject_outputs(tmp_path / "o.h5", outputs, {})
+    back = files.read_subject_outputs(tmp_path / "o.h5")
+    assert back.classes == outputs.classes and type(back.triggered) is int
+    assert (back.triggered, back.clean) == (triggered, 5 - triggered)
+    for name in ("logits", "labels", "train_labels", "train", "test", "poisoned", "predicted"):
+        found, expected = getattr(back, name), getattr(outputs, name)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    with store.open_file(tmp_path / "o.h5") as file:
+        assert file.attrs["kind"] == "subject outputs"
+        assert file["logits"].attrs["unit"] == "logit"
+        assert list(file["poisoned"].attrs["axes"]) == ["train point"]
+
+
+def test_columns_of_kernels_round_trip(tmp_path):
+    rng = np.random.default_rng(0)
+    kernels = {}
+    for raw in ("trace", "projected pseudo"):
+        train, test = (rng.normal(size=(n, 2)).astype(np.float32) for n in (5, 4))
+        kernels[raw] = KernelColumns(3, train, test, rng.random(2), rng.random(4))
+    files.write_kernel_columns(tmp_path / "k.h5", kernels, {"device": "cpu"})
+    for raw, columns in kernels.items():
+        back = files.read_kernel_columns(tmp_path / "k.h5", raw)
+        assert back.start == 3 and type(back.start) is int
+        for name in ("train", "test", "train_squares", "test_squares"):
+            found, expected = getattr(back, name), getattr(columns, name)
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+    with store.open_file(tmp_path / "k.h5") as file:
+        assert list(file["trace/test"].attrs["axes"]) == [
+            "test point",
+            "train point of the columns",
+        ]
+
+
+def test_surrogates_round_trip(tmp_path):
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(12, 12))
+    fit = fit_surrogate(kernel, np.arange(12) % 3, l2=0.1)
+    attributions = rng.normal(size=(4, 12)).astype(np.float32)
+    measured = {"trNTK": Measured(fit, attributions, {}), "proj-pNTK": Measured(fit, None, {})}
+    files.write_surrogates(tmp_path / "s.h5", measured, {})
+    for name, found in measured.items():
+        back = files.read_surrogate(tmp_path / "s.h5", name)
+        np.testing.assert_array_equal(back["coefficients"], fit.coefficients)
+        np.testing.assert_array_equal(back["intercept"], fit.intercept)
+        for key in ("l2", "gradient_norm", "iterations", "converged"):
+            assert back[key] == getattr(fit, key)
+        assert ("attributions" in back) == (found.attributions is not None)
+    back = files.read_surrogate(tmp_path / "s.h5", "trNTK")
+    np.testing.assert_array_equal(back["attributions"], attributions)
+    assert back["attributions"].dtype == np.float32
+    with store.open_file(tmp_path / "s.h5") as file:
+        assert list(file["trNTK/attributions"].attrs["axes"]) == ["test point", "train point"]
+        assert file["trNTK/attributions"].attrs["unit"] == "logit"
+
+
 def test_runs_with_slashes_in_parameter_names(tmp_path):
     run = trained(4)
     run.weights["a/b"] = np.arange(3.0)
@@ -144,7 +238,9 @@ raise ValueError("it broke")
 @pytest.mark.parametrize("name", ["1", "NA", "1e5", "null", "True", "ü %"])
 def test_names_that_look_like_something_else_stay_names(tmp_path, name):
     table = pd.DataFrame({"population": [name, name], "run": [0, 1], "alpha": [0.5, np.nan]})
+    others = ["population_a", "population_b", "dataset", "candidates", "scope", "group"]
+    table[others] = name
     table.to_csv(tmp_path / "t.csv", index=False)
     back = files.read_table(tmp_path / "t.csv")
-    assert list(back["population"]) == [name, name]
+    assert (back[["population", *others]] == name).all().all()
     assert back["alpha"].isna().tolist() == [False, True] and back["run"].dtype == np.int64

