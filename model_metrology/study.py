@@ -568,6 +568,13 @@ def _check_surrogates(study: Study) -> None:
                 f"{key}.instruments.{name}.checkpoint: there is no file {instrument.checkpoint}; "
                 "give its path as seen from the folder that the workflow is run in"
             )
+    for name, language in options.language.items():
+        if language.train is None and options.train is None:
+            # How many there are is in files that are not read yet, but decides the jobs.
+            raise ValueError(
+                f"{key}.language.{name}.train: say how many sentences to train on, or how many "
+                "points to use at most, in surrogates.train"
+            )
     datasets = [study.populations[name].dataset for name in options.populations]
     for dataset in [*datasets, *(one.dataset for one in options.instruments.values())]:
         _check_points(study, options, dataset)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model_metrology.kernels.points import Points, too_small
+from model_metrology.kernels.points import Points, refuse_outputs, too_small
 
 __all__ = ["Block", "Held", "Rows", "assemble", "blocks", "product_in"]
 
@@ -26,6 +26,10 @@ _SCRATCH_SHARE = 8  # part of the memory that intermediate results may take
 
 class Held(Protocol):
     """Vectors of a block of points, in whatever form their inner products are taken."""
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """The model's outputs (n, C) at the points, if they are not known to be finite yet."""
 
     def with_itself(self) -> Tensor:
         """Inner products (n, n) in float64, symmetric to the last bit."""
@@ -40,6 +44,7 @@ class Rows:
 
     parts: list[Tensor]
     product: Callable[[Tensor, Tensor], Tensor]
+    outputs: Tensor | None = None
 
     def with_itself(self) -> Tensor:
         """Inner products (n, n)."""
@@ -148,7 +153,10 @@ def blocks(
     size = room if whole else max(room // 2, 1)
 
     def held(points: Points, start: int) -> Held:
-        return hold(points.part(start, start + size, place))
+        one = hold(points.part(start, start + size, place))
+        if one.outputs is not None:
+            refuse_outputs(one.outputs, points, start)
+        return one
 
     found = _symmetric(held, what, x, size) if y is None else _cross(held, what, x, y, size)
     total = len(x) * (len(x) + 1) // 2 if y is None else len(x) * len(y)

@@ -26,6 +26,7 @@ from model_metrology.kernels.graph import (
     linear_input,
     normalised_input,
     unfolded,
+    weight_gradients,
 )
 
 __all__ = ["AXES", "Axis", "Elementwise", "Group", "Grouped", "Outer", "Table", "group_of"]
@@ -104,10 +105,11 @@ class Grouped(Group):
         total: Tensor | float = 0.0
         for i, use in enumerate(uses):
             groups = use.saved("groups")
-            patches = unfolded(use, use.saved("input")).unflatten(1, (groups, -1))
-            g = torch.cat([h[i].flatten(2).unflatten(1, (groups, -1)) for h in heads], dim=2)
-            by_image = patches @ g.transpose(2, 3)  # (m, groups, D, q d)
-            total = total + use.factor * self.by_point(by_image, n).sum(dim=1).flatten(1)
+            g = torch.cat([h[i].unflatten(1, (groups, -1)) for h in heads], dim=2).flatten(1, 2)
+            by_image = weight_gradients(use, use.saved("input"), g).unflatten(1, (groups, -1))
+            rows = self.by_point(by_image, n).sum(dim=1)  # (n, groups, q d, D)
+            rows = rows.unflatten(2, (len(heads), -1)).transpose(1, 2)
+            total = total + use.factor * rows.flatten(1)
         assert torch.is_tensor(total)
         return total
 
@@ -139,7 +141,7 @@ class Outer(Group):
         """What :meth:`patches` is made of, points first."""
         if self.convolution:
             return [self.by_point(use.saved("input"), n) for use in uses]
-        return [use.factor * self.by_point(linear_input(use), n) for use in uses]
+        return [_scaled(self.by_point(linear_input(use), n), use.factor) for use in uses]
 
     def patches(self, uses: Sequence[Use], read: Sequence[Tensor], start: int, stop: int) -> Tensor:
         """Inputs (b, D, S) of some of the points; several uses are further positions."""
@@ -153,6 +155,54 @@ class Outer(Group):
             parts.append(use.factor * columns.transpose(1, 2).flatten(2))
         u = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return torch.cat([u, u.new_ones(len(u), 1, u.shape[2])], dim=1) if self.bias else u
+
+    def formed(
+        self,
+        uses: Sequence[Use],
+        read: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        index: Sequence[int] | slice = slice(None),
+        outputs: slice = slice(None),
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of weight (n, d, D) and bias (n, d) of some points and some outputs.
+
+        Parameters
+        ----------
+        uses, read
+            Where the weight enters, and what :meth:`read` gave for these.
+        gradients : sequence of Tensor
+            Of each use, points first, (n, k, d, …) for convolutions and (n, k, d) otherwise; the
+            outputs of several heads may be side by side.
+        index, outputs
+            Which points and outputs.
+        """
+        weight, bias = None, None
+        for use, u, g in zip(uses, read, gradients, strict=True):
+            if self.convolution:
+                u, g = u[index], g[index][:, :, outputs]
+                by_image = weight_gradients(use, u.flatten(0, 1), g.flatten(0, 1))
+                one = _scaled(by_image, use.factor)
+                if g.shape[1] > 1:
+                    one = one.unflatten(0, g.shape[:2]).sum(dim=1)
+                shift = g.flatten(3).sum(dim=(1, 3)) if self.bias else None
+            else:
+                u, g = u[index].flatten(1, -2), g[index][..., outputs].flatten(1, -2)
+                one = g.transpose(1, 2) @ u
+                shift = g.sum(dim=1) if self.bias else None
+            weight = one if weight is None else weight + one
+            bias = shift if bias is None or shift is None else bias + shift
+        assert weight is not None
+        return weight, bias
+
+    def sorted_gradients(self, heads: Sequence[Sequence[Tensor]], n: int) -> list[Tensor]:
+        """Gradients at the outputs of each use, points first, those of q heads side by side."""
+        axis = 2 if self.convolution else -1
+        return [
+            torch.cat([self.by_point(g, n) for g in of_use], dim=axis)
+            if len(of_use) > 1
+            else self.by_point(of_use[0], n)
+            for of_use in zip(*heads, strict=True)
+        ]
 
     def outer(self, gradients: Sequence[Tensor], n: int) -> Tensor:
         """Gradients (n, S, d) at the outputs."""
@@ -184,6 +234,10 @@ class Table(Group):
     def outer(self, gradients: Sequence[Tensor], n: int) -> Tensor:
         """Gradients (n, S, d) at the outputs."""
         return torch.cat([self.by_point(g, n).flatten(1, -2) for g in gradients], dim=1)
+
+
+def _scaled(values: Tensor, factor: float) -> Tensor:
+    return values if factor == 1.0 else factor * values
 
 
 def group_of(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from model_metrology.kernels.points import (
     Points,
     activation_bytes,
     as_points,
+    check_finite,
     check_outputs,
     chosen_parameters,
     evaluating,
@@ -70,6 +71,12 @@ class Options:
     precision: Precision = "model"
     dim: int = 10_240
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision: {self.precision!r} is none of {', '.join(get_args(Precision))}"
+            )
 
 
 def kernel_blocks(
@@ -375,7 +382,7 @@ def _of_gradients(
 ) -> _Ready:
     parameters = chosen_parameters(model, options.only)
     probe = x.probe(place)
-    if y is not None and len(probe) < 2:
+    if y is not None and y.values.shape[1:] == x.values.shape[1:] and len(x) < 3:
         probe = torch.cat([probe, y.probe(place)])
     kind = next(iter(parameters.values())).dtype
     eye = torch.eye(classes, dtype=kind, device=place)
@@ -402,14 +409,14 @@ def _of_gradients(
     step = max(int(memory.scratch / 2 // each), 1)
 
     def project(points: Tensor) -> Held:
-        rows = points.new_zeros(len(points), len(heads), options.dim, dtype=kind)
+        rows, outputs = points.new_zeros(len(points), len(heads), options.dim, dtype=kind), []
         for start in range(0, len(points), step):
             block = Gradients(plan, model, points[start : start + step], memory.scratch / 4)
             for h, head in enumerate(heads):
-                for name, first, values in block.rows(head):
-                    i = start + first
-                    sketch.add(rows[i : i + len(values), h], name, values)
-        return Rows([rows.flatten(1)], product)
+                for name, values in block.rows(head):
+                    sketch.add(rows[start : start + len(values), h], name, values)
+            outputs.append(block.outputs)
+        return Rows([rows.flatten(1)], product, torch.cat(outputs))
 
     return _Ready(project, "projected gradient", x, y, memory, place)
 
@@ -424,6 +431,9 @@ def _of_features(
     classes: int,
 ) -> _Ready:
     product = product_in(options.precision)
+    for points in (x, y):
+        if points is not None:
+            check_finite(model, points, place)
 
     def hold(points: Tensor) -> Held:
         if raw == "conjugate":

@@ -16,9 +16,11 @@ __all__ = [
     "Points",
     "activation_bytes",
     "as_points",
+    "check_finite",
     "check_outputs",
     "chosen_parameters",
     "evaluating",
+    "refuse_outputs",
     "too_small",
 ]
 
@@ -40,12 +42,11 @@ class Points:
         return self.values[start:stop].to(place)
 
     def probe(self, place: torch.device) -> Tensor:
-        """Up to three points that differ from each other."""
+        """Two or three points, different ones if there are."""
         values = self.values
-        different = (values != values[0]).flatten(1).any(dim=1).nonzero().flatten()
-        if not len(different):
-            return values[:1].to(place)
-        chosen = sorted({0, int(different[0]), int(different[-1])})
+        different = (values != values[0]).reshape(len(values), -1).any(dim=1).nonzero().flatten()
+        # If all are equal, the same one twice: a batch of one may be computed in other ways.
+        chosen = sorted({0, *different[[0, -1]].tolist()}) if len(different) else [0, 0]
         return values[chosen].to(place)
 
     def refuse(self, bad: Tensor, what: str, remedy: str, start: int = 0) -> None:
@@ -60,6 +61,8 @@ def as_points(name: str, values: Tensor | ArrayLike, model: nn.Module) -> Points
     tensor = torch.as_tensor(values).detach()
     if tensor.ndim < 1 or not len(tensor):
         raise ValueError(f"{name} must hold points (N, …), got shape {tuple(tensor.shape)}")
+    if tensor.is_inference():
+        tensor = tensor.clone()
     if tensor.is_floating_point():
         kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
         tensor = tensor.to(next(kinds, tensor.dtype))
@@ -92,27 +95,47 @@ def evaluating(
 
 @torch.no_grad()
 def check_outputs(model: nn.Module, points: Points, place: torch.device) -> int:
-    """Number of classes C, once outputs are seen to be (batch, C), finite, and f(x) of x alone."""
-    for start in range(0, len(points), _CHECKED):
-        chunk = points.part(start, start + _CHECKED, place)
-        outputs = model(chunk)
-        shape = tuple(outputs.shape) if torch.is_tensor(outputs) else type(outputs).__name__
-        if not torch.is_tensor(outputs) or outputs.ndim != 2 or len(outputs) != len(chunk):
-            raise ValueError(
-                f"model: outputs must be (batch, C), got {shape} for a batch of {len(chunk)}; "
-                "wrap it in a module that returns its logits"
-            )
-        bad = ~outputs.isfinite().all(dim=1)
-        points.refuse(bad, "outputs are not finite", "check the point and the weights", start)
+    """Number of classes C, once outputs are seen to be (batch, C), and f(x) of x alone."""
     probe = points.probe(place)
-    together, alone = model(probe), torch.cat([model(point[None]) for point in probe])
+    try:
+        together, alone = model(probe), [model(point[None]) for point in probe]
+    except ValueError as error:
+        raise ValueError(
+            f"model: it fails on one point alone ({error}); a kernel needs f(x) of x alone (batch "
+            "normalisation needs its running statistics)"
+        ) from error
+    for outputs, n in ((together, len(probe)), (alone[0], 1)):
+        shape = tuple(outputs.shape) if torch.is_tensor(outputs) else type(outputs).__name__
+        if not torch.is_tensor(outputs) or outputs.ndim != 2 or len(outputs) != n:
+            raise ValueError(
+                f"model: outputs must be (batch, C), got {shape} for a batch of {n}; wrap it in a "
+                "module that returns its logits"
+            )
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} | {together.dtype}
+    epsilon = max(torch.finfo(kind).eps for kind in kinds)
     # Sums are taken in another order; anything but rounding is far above this.
-    if (together - alone).norm() > torch.finfo(alone.dtype).eps ** 0.5 * alone.norm():
+    single = torch.cat(alone)
+    finite = together.isfinite() & single.isfinite()  # others are named when they are met
+    difference, size = (together - single)[finite].norm(), single[finite].norm()
+    if difference > epsilon**0.5 * size:
         raise ValueError(
             "model: outputs of a point change by chance or with the other points of its batch; a "
             "kernel needs f(x) of x alone (batch normalisation needs its running statistics)"
         )
-    return int(outputs.shape[1])
+    return int(together.shape[1])
+
+
+def refuse_outputs(outputs: Tensor, points: Points, start: int) -> None:
+    """Raise ValueError at the first point whose outputs are not finite."""
+    bad = ~outputs.isfinite().all(dim=1)
+    points.refuse(bad, "outputs are not finite", "check the point and the weights", start)
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, points: Points, place: torch.device) -> None:
+    """Raise ValueError at the first point whose outputs are not finite."""
+    for start in range(0, len(points), _CHECKED):
+        refuse_outputs(model(points.part(start, start + _CHECKED, place)), points, start)
 
 
 def activation_bytes(model: nn.Module, point: Tensor) -> int:
@@ -153,6 +176,10 @@ def chosen_parameters(model: nn.Module, only: Sequence[str] | None) -> dict[str,
         raise ValueError("model: no parameter requires a gradient; unfreeze those to compare")
     if only is None:
         return parameters
+    if isinstance(only, str):
+        only = [only]
+    if not only:
+        raise ValueError("only: it is empty; name a parameter or a module, or leave it out")
     chosen: dict[str, nn.Parameter] = {}
     for prefix in only:
         found = {n: p for n, p in parameters.items() if n == prefix or n.startswith(f"{prefix}.")}

@@ -33,12 +33,14 @@ __all__ = ["Gradients", "Plan", "Product", "make_plan"]
 
 logger = logging.getLogger(__name__)
 
+Signature = tuple[tuple[str, str], ...]
 Product = Callable[[Tensor, Tensor], Tensor]
 """A matrix product a bᵀ."""
 
 _PROBED_HEADS = 2  # heads whose kernels are compared with plain gradients
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _TILE = 512  # columns of a symmetric block that are multiplied at once
+_DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
 _MAPPED = 32  # points differentiated at once by torch.func
 
 
@@ -69,7 +71,7 @@ class Plan:
     groups: tuple[Group, ...] = ()
     rest: tuple[str, ...] = ()
     mapped: bool = True
-    signature: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    signature: Mapping[str, Signature] = field(default_factory=dict)
     kept: int = 0
     passing: int = 0
 
@@ -107,12 +109,19 @@ def make_plan(
     activations : int
         Bytes that differentiating one point keeps.
     """
-    chosen = torch.linspace(0, len(heads) - 1, min(len(heads), _PROBED_HEADS)).round().long()
-    few = heads[chosen.unique().to(heads.device)]
-    groups = _agreeing_groups(*_in_double(model, parameters, few, probe), len(heads))
+    # One head alone, and all with random signs, so that no class's own layers are overlooked.
+    signs = torch.randint(0, 2, (len(heads),), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    few = torch.stack([heads[0], signs.to(heads) @ heads])[: len(heads)]
+    found, of_twin = _agreeing_groups(*_in_double(model, parameters, few, probe), len(heads))
     with torch.enable_grad():
         outputs = model(probe)
     used = uses_of(outputs, parameters)
+    # In float64 the computation may be another, without autocast say.
+    groups = [
+        group
+        for group in found
+        if all(used[n] and _signature(used[n]) == of_twin[n] for n in group.names)
+    ]
     covered = {name for group in groups for name in group.names}
     # A parameter that the outputs do not depend on at all adds nothing.
     rest = tuple(n for n in parameters if n not in covered and used[n] != [])
@@ -126,7 +135,7 @@ def make_plan(
     return Plan(parameters, heads, tuple(groups), rest, mapped, signature, kept, passing)
 
 
-def _signature(uses: Sequence[Use] | None) -> tuple[tuple[str, str], ...]:
+def _signature(uses: Sequence[Use] | None) -> Signature:
     return tuple(use.sign() for use in uses or ())
 
 
@@ -193,7 +202,7 @@ def _plain_kernels(
             for f in outputs
         ]
         for i, name in enumerate(parameters):
-            stacked = torch.stack([row[i].flatten() for row in rows]).double()
+            stacked = torch.stack([row[i].to_dense().flatten() for row in rows]).double()
             kernels[name] += (stacked @ stacked.T).cpu()
     return kernels
 
@@ -204,8 +213,8 @@ def _agreeing_groups(
     few: Tensor,
     probe: Tensor,
     heads: int,
-) -> list[Group]:
-    """Groups whose kernels are those of plain gradients."""
+) -> tuple[list[Group], dict[str, Signature]]:
+    """Groups whose kernels are those of plain gradients, and how their parameters are used."""
     expected = _plain_kernels(model, parameters, few, probe)
     with torch.enable_grad():
         outputs = model(probe)
@@ -213,14 +222,13 @@ def _agreeing_groups(
     known = {name: uses for name, uses in used.items() if uses}
     edges = {use.node: use.edge for uses in known.values() for use in uses}
     if not edges:
-        return []
+        return [], {}
     with torch.enable_grad():
         one = (outputs @ few[0]).sum()
     gradients = torch.autograd.grad(
         one, list(edges.values()), retain_graph=True, materialize_grads=True
     )
     at = dict(zip(edges, gradients, strict=True))
-    total = sum(float(kernel.norm()) for kernel in expected.values())
     left, found = list(_with_biases(known)), []
     for axis in AXES:
         if not left:
@@ -234,10 +242,10 @@ def _agreeing_groups(
         kernels = Gradients(plan, model, probe, _PROBE_SCRATCH).by_group()
         for group, kernel in zip(candidates, kernels, strict=True):
             target = torch.stack([expected[name] for name in group.names]).sum(dim=0)
-            if _agree(kernel, target, total, few.dtype):
+            if _agree(kernel, target, few.dtype):
                 found.append(group)
                 left.remove(group.names)
-    return found
+    return found, {name: _signature(uses) for name, uses in known.items()}
 
 
 def _candidate(
@@ -264,13 +272,11 @@ def _candidate(
         return None
 
 
-def _agree(found: Tensor, expected: Tensor, total: float, dtype: torch.dtype) -> bool:
-    # Sums are taken in another order; a wrong form is wrong by its own size. What is negligible in
-    # the whole may be rounding altogether.
-    epsilon = torch.finfo(dtype).eps
+def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    # Sums are taken in another order; a wrong form is wrong by its own size. Where the gradient
+    # vanishes at all points that were tried, nothing has been seen to agree.
     size, difference = float(expected.norm()), float((found.cpu() - expected).norm())
-    # Where the gradient vanishes at all points that were tried, nothing has been seen to agree.
-    return size > 0 and difference <= 3 * epsilon**0.5 * size + epsilon * total
+    return size > 0 and difference <= 3 * torch.finfo(dtype).eps ** 0.5 * size
 
 
 def _with_biases(used: Mapping[str, Sequence[Use]]) -> Iterator[tuple[str, ...]]:
@@ -324,15 +330,19 @@ class Gradients:
         product: Product | None = None,
         heads_at_once: int = 1,
     ) -> None:
+        # A batch of one may be computed in other ways: a single point goes twice.
+        self.shown = len(points)
+        points = points.expand(2, *points.shape[1:]) if len(points) == 1 else points
         self.plan, self.model, self.points, self.scratch = plan, model, points, scratch
         self.heads_at_once = heads_at_once
         self.product: Product = product or (lambda a, b: a @ b.T)
         self.n = len(points)
         with torch.enable_grad():
-            self.outputs = model(points)
+            computed = model(points)
+        self._computed, self.outputs = computed, computed.detach()[: self.shown]
         names = dict.fromkeys(name for group in plan.groups for name in group.names)
         names |= dict.fromkeys(plan.signature)
-        used = uses_of(self.outputs, {name: plan.parameters[name] for name in names})
+        used = uses_of(computed, {name: plan.parameters[name] for name in names})
         self.uses = [used[group.names[0]] or [] for group in plan.groups]
         for name, expected in plan.signature.items():
             if _signature(used[name]) != expected:
@@ -344,6 +354,7 @@ class Gradients:
             group.read(uses, self.n) if isinstance(group, Outer | Table) else None
             for group, uses in zip(plan.groups, self.uses, strict=True)
         ]
+        self._seen = not plan.signature  # while forms are tried they are compared elsewhere
 
     def at_outputs(self, head: Tensor) -> list[list[Tensor]]:
         """For each group, gradients of a head at the outputs of the group's operations."""
@@ -351,25 +362,57 @@ class Gradients:
         if not edges:
             return [[] for _ in self.uses]
         with torch.enable_grad():
-            total = (self.outputs @ head).sum()
+            total = (self._computed @ head).sum()
         gradients = torch.autograd.grad(
             total, list(edges.values()), retain_graph=True, materialize_grads=True
         )
         by_node = dict(zip(edges, gradients, strict=True))
-        return [[by_node[use.node] for use in uses] for uses in self.uses]
+        at = [[by_node[use.node] for use in uses] for uses in self.uses]
+        if not self._seen:
+            self._seen = True
+            self._compare(head, at)
+        return at
+
+    def _compare(self, head: Tensor, at: list[list[Tensor]]) -> None:
+        """Raise ValueError if gradients of two points are not those of these points alone.
+
+        What was seen at a few points when forms were chosen need not hold at others: a network may
+        sort its points, or send them different ways.
+        """
+        names = [name for group in self.plan.groups for name in group.names]
+        wanted = [self.plan.parameters[name] for name in names]
+        index = sorted({self.n // 2, self.n - 1})
+        plain = []
+        for i in index:
+            with torch.enable_grad():
+                logit = self.model(self.points[i : i + 1])[0] @ head
+            alone = torch.autograd.grad(logit, wanted, materialize_grads=True)
+            plain.append(dict(zip(names, alone, strict=True)))
+        total, different = 0.0, 0.0
+        for i, group in enumerate(self.plan.groups):
+            for name, values in self._of_group(group, i, at[i], index):
+                expected = torch.stack([one[name].to_dense().flatten() for one in plain])
+                total += float(expected.double().square().sum())
+                different += float((values - expected).double().square().sum())
+        # Rounding moves points over kinks, single precision more of them.
+        if different**0.5 > _DIFFERENT * total**0.5:
+            raise ValueError(
+                "model: gradients of a point change with the other points of its batch (by "
+                f"{(different / total) ** 0.5:.0%}); let its forward take the points one by one"
+            )
 
     def with_itself(self) -> Tensor:
         """Inner products (n, n) in float64, symmetric to the last bit."""
         kernel = _Sum([self])
         kernel.add_all()
-        return mirrored(kernel.values)
+        return mirrored(kernel.values)[: self.shown, : self.shown]
 
     def with_others(self, others: Gradients) -> tuple[Tensor, Tensor, Tensor]:
         """Inner products (n, m) with gradients of other points, and both squared norms; float64."""
         kernel = _Sum([self, others])
         kernel.add_all()
-        rows, columns = kernel.squares
-        return kernel.values, rows, columns
+        (rows, columns), (n, m) = kernel.squares, (self.shown, others.shown)
+        return kernel.values[:n, :m], rows[:n], columns[:m]
 
     def by_group(self) -> list[Tensor]:
         """Inner products (n, n) of each group alone."""
@@ -389,36 +432,46 @@ class Gradients:
             dim=1,
         )
 
-    def rows(self, head: Tensor) -> Iterator[tuple[str, int, Tensor]]:
-        """Gradients of a head by group and by part of the points: (name, first point, (b, k))."""
+    def rows(self, head: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Gradients (n, k) of a head by parameter, each in the parameter's own layout."""
         at = self.at_outputs(head)
         for i, group in enumerate(self.plan.groups):
-            name = group.names[0]
-            if isinstance(group, Elementwise | Grouped):
-                yield name, 0, group.rows(self.uses[i], [at[i]], self.n)
-            elif isinstance(group, Table):
-                yield name, 0, self._table_rows(group, i, group.outer(at[i], self.n))
-            elif isinstance(group, Outer):
-                g = group.outer(at[i], self.n)
-                size = group.inputs * (group.positions + group.outputs)
-                step = _fit(self.scratch, g.element_size() * size)
-                for start in range(0, self.n, step):
-                    u = self.patches(group, i, start, start + step)
-                    yield name, start, (u @ g[start : start + step]).flatten(1)
+            yield from self._of_group(group, i, at[i], range(self.shown))
         if self.plan.rest:
-            yield "rest", 0, self.rest(head[None])
+            sizes = [self.plan.parameters[name].numel() for name in self.plan.rest]
+            parts = self.rest(head[None])[: self.shown].split(sizes, dim=1)
+            yield from zip(self.plan.rest, parts, strict=True)
 
-    def _table_rows(self, group: Table, i: int, g: Tensor) -> Tensor:
-        size = self.plan.parameters[group.names[0]].shape[0]
-        rows = g.new_zeros(self.n, size + 1, group.outputs)  # the last one for padding
-        rows.scatter_add_(1, (self.index(i) % (size + 1))[..., None].expand_as(g), g)
-        return rows[:, :-1].flatten(1)
+    def _of_group(
+        self, group: Group, i: int, at: Sequence[Tensor], index: Sequence[int]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Gradients of a group's parameters at some points."""
+        chosen = list(index)
+        if isinstance(group, Elementwise | Grouped):
+            yield group.names[0], group.rows(self.uses[i], [at], self.n)[chosen]
+        elif isinstance(group, Table):
+            size = self.plan.parameters[group.names[0]].shape[0]
+            g, rows = group.outer(at, self.n)[chosen], self.index(i)[chosen]
+            table = g.new_zeros(len(g), size + 1, group.outputs)  # the last one for padding
+            table.scatter_add_(1, (rows % (size + 1))[..., None].expand_as(g), g)
+            yield group.names[0], table[:, :-1].flatten(1)
+        elif isinstance(group, Outer):
+            g_sorted = group.sorted_gradients([at], self.n)
+            weight, bias = group.formed(self.uses[i], self.inputs(i), g_sorted, chosen)
+            turned = self.uses[i][0].turned or group.convolution
+            yield group.names[0], (weight if turned else weight.transpose(1, 2)).flatten(1)
+            if bias is not None:
+                yield group.names[1], bias
 
     def patches(self, group: Outer, i: int, start: int, stop: int) -> Tensor:
         """Inputs (b, D, S) of some of the points to the operations of group `i`."""
+        return group.patches(self.uses[i], self.inputs(i), start, stop)
+
+    def inputs(self, i: int) -> list[Tensor]:
+        """What the operations of group `i` multiplied its weight by, points first."""
         read = self.read[i]
         assert isinstance(read, list)
-        return group.patches(self.uses[i], read, start, stop)
+        return read
 
     def index(self, i: int) -> Tensor:
         """Indices (n, S) of the rows of a table that group `i` is."""
@@ -488,15 +541,11 @@ class _Sum:
                 store.append(group.rows(side.uses[i], heads, side.n))
             return
         assert isinstance(group, Outer | Table)
-        g = [
-            torch.cat([group.outer(head, side.n) for head in heads], dim=2)
-            for side, heads in zip(self.sides, gradients, strict=True)
-        ]
         if isinstance(group, Outer) and group.late:
-            self._add_late(into, group, i, g)
+            self._add_late(into, group, i, gradients)
             return
-        for store, outer in zip(kept, g, strict=True):
-            store.append(outer)
+        for side, heads, store in zip(self.sides, gradients, kept, strict=True):
+            store.append(torch.cat([group.outer(head, side.n) for head in heads], dim=2))
 
     def _add_rows(self, into: Tensor, rows: Sequence[Tensor]) -> None:
         """Add inner products of rows."""
@@ -512,28 +561,42 @@ class _Sum:
             stop = min(start + step, n)
             into[:stop, start:stop] += self.product(left[:stop], right[start:stop])
 
-    def _add_late(self, into: Tensor, group: Outer, i: int, g: Sequence[Tensor]) -> None:
+    def _add_late(
+        self,
+        into: Tensor,
+        group: Outer,
+        i: int,
+        gradients: Sequence[Sequence[Sequence[Tensor]]],
+    ) -> None:
         """Add what some heads give, their gradients formed some outputs at a time."""
-        size = g[0].element_size() * group.inputs * sum(side.n for side in self.sides)
+        g = [
+            group.sorted_gradients(heads, side.n)
+            for side, heads in zip(self.sides, gradients, strict=True)
+        ]
+        size = g[0][0].element_size() * group.inputs * sum(side.n for side in self.sides)
         step = _fit(self.scratch, size)
-        for start in range(0, g[0].shape[2], step):
-            rows = [
-                _formed(side, group, i, outer[:, :, start : start + step])
-                for side, outer in zip(self.sides, g, strict=True)
-            ]
+        for start in range(0, group.outputs * len(gradients[0]), step):
+            rows = []
+            for side, sorted_g in zip(self.sides, g, strict=True):
+                outputs = slice(start, start + step)
+                weight, bias = group.formed(side.uses[i], side.inputs(i), sorted_g, outputs=outputs)
+                flat = weight.flatten(1)
+                rows.append(flat if bias is None else torch.cat([flat, bias], dim=1))
             self._add_rows(into, rows)
 
     def _add_pairs(self, into: Tensor, group: Group, i: int, g: Sequence[Tensor]) -> None:
         """Add Σ_pq ⟨u_ip, u_jq⟩⟨g_ip, g_jq⟩, tile by tile."""
-        (n, m), s = into.shape, g[0].shape[1]
-        largest = int((self.scratch / 2 / (g[0].element_size() * s * s)) ** 0.5)
-        step = max(min(largest, max(n // 8, 64) if self.symmetric else m), 1)
+        n, m = into.shape
+        size = g[0].element_size() * g[0].shape[1] * g[-1].shape[1]
+        tile = _fit(self.scratch / 2, size)  # pairs of points
+        step = max(min(int(tile**0.5), max(n // 8, 64) if self.symmetric else m), 1)
         for start in range(0, m, step):
             stop = min(start + step, m)
             right = _inputs(self.sides[-1], group, i, start, stop)
             end = stop if self.symmetric else n
-            for top in range(0, end, max(step, int(largest**2 // max(step, 1)))):
-                bottom = min(top + max(step, int(largest**2 // max(step, 1))), end)
+            height = max(tile // step, 1)
+            for top in range(0, end, height):
+                bottom = min(top + height, end)
                 left = _inputs(self.sides[0], group, i, top, bottom)
                 both = (g[0][top:bottom], g[-1][start:stop])
                 into[top:bottom, start:stop] += _pairs(left, right, *both, self.product)
@@ -548,16 +611,6 @@ def _fit(scratch: float, size: int) -> int:
     return max(int(scratch // max(size, 1)), 1)
 
 
-def _formed(side: Gradients, group: Outer, i: int, g: Tensor) -> Tensor:
-    """Gradients (n, D·d) from outer products, patches made for some points at a time."""
-    rows = g.new_empty(side.n, group.inputs, g.shape[2])
-    step = _fit(side.scratch / 4, g.element_size() * group.inputs * group.positions)
-    for start in range(0, side.n, step):
-        stop = min(start + step, side.n)
-        torch.bmm(side.patches(group, i, start, stop), g[start:stop], out=rows[start:stop])
-    return rows.flatten(1)
-
-
 def _inputs(side: Gradients, group: Group, i: int, start: int, stop: int) -> Tensor:
     """Inputs (b, S, D), or indices (b, S) of a table's rows."""
     if isinstance(group, Outer):
@@ -567,15 +620,15 @@ def _inputs(side: Gradients, group: Group, i: int, start: int, stop: int) -> Ten
 
 def _pairs(u: Tensor, v: Tensor, g: Tensor, h: Tensor, product: Product) -> Tensor:
     """Σ_pq ⟨u_ip, v_jq⟩⟨g_ip, h_jq⟩ for all i and j."""
-    n, m, s = len(g), len(h), g.shape[1]
-    weights = product(g.reshape(n * s, -1), h.reshape(m * s, -1))
+    (n, s), (m, t) = g.shape[:2], h.shape[:2]
+    weights = product(g.reshape(n * s, -1), h.reshape(m * t, -1))
     if u.ndim == 2:
         weights *= (u.reshape(-1, 1) == v.reshape(1, -1)) & (u.reshape(-1, 1) >= 0)
     else:
-        weights *= product(u.reshape(n * s, -1), v.reshape(m * s, -1))
-    if s == 1:
+        weights *= product(u.reshape(n * s, -1), v.reshape(m * t, -1))
+    if s == t == 1:
         return weights
-    return weights.view(n, s, m * s).sum(dim=1).view(n, m, s).sum(dim=2)
+    return weights.view(n, s, m * t).sum(dim=1).view(n, m, t).sum(dim=2)
 
 
 def _own_pairs(u: Tensor, g: Tensor) -> Tensor:

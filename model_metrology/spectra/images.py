@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_metrology.data.datasets import Dataset
-from model_metrology.kernels import conjugate_kernel, trace_ntk
+from model_metrology.kernels.functions import conjugate_kernel, trace_ntk
 from model_metrology.models.loading import initial_network, load_network, weight_matrices
 from model_metrology.recipes import Population
 from model_metrology.runs import COMPLETED, TrainedRun

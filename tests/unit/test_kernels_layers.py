@@ -1018,14 +1018,9 @@ def test_too_little_memory_is_refused(function):
         function(mlp(4, 50, 2), X, memory_mb=1e-5)
 
 
-# -- not yet so ----------------------------------------------------------------------------------
+# -- what was wrong once ----------------------------------------------------------------------
 
 
-def not_yet(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-@not_yet("for a batch of one point torch takes another way through the same layer")
 @pytest.mark.parametrize(
     "build", [sequence_first, lambda: attend(True, False)[0].double()], ids=["tokens", "points"]
 )
@@ -1038,7 +1033,6 @@ def test_one_point_alone(build):
     np.testing.assert_allclose(trace_ntk(model, x[:1], x, normalize=False), whole[:1], rtol=1e-11)
 
 
-@not_yet("one point is tried alone, so that every axis seems right")
 @pytest.mark.parametrize("n", [3, 5])
 def test_points_that_are_all_the_same(n):
     model, x = sequence_first(), points(1, 3, 4).repeat(n, 1, 1)
@@ -1046,7 +1040,6 @@ def test_points_that_are_all_the_same(n):
     assert relative_error(kernel, by_jacobian(model, x)) < 1e-12
 
 
-@not_yet("what is below rounding where forms are tried is accepted whatever it is")
 def test_gradients_that_nearly_vanish_where_forms_are_tried():
     def function(s, x):
         gate = torch.sigmoid(20 * x[:, 0, :1])
@@ -1061,7 +1054,6 @@ def test_gradients_that_nearly_vanish_where_forms_are_tried():
     assert relative_error(trace_ntk(model, x, normalize=False), by_jacobian(model, x)) < 1e-10
 
 
-@not_yet("points are tried in an order that stays as it is")
 def test_points_that_a_model_sorts():
     def function(s, x):
         order = x[:, 0].argsort(descending=True)
@@ -1077,7 +1069,6 @@ def test_points_that_a_model_sorts():
     assert relative_error(kernel, by_jacobian(model, x)) < 1e-12
 
 
-@not_yet("the number of a layer's tokens need not be the same for all points")
 def test_tokens_that_a_model_sends_to_a_layer():
     def function(s, x):
         flat = x.reshape(-1, 4)
@@ -1098,7 +1089,6 @@ def test_tokens_that_a_model_sends_to_a_layer():
     assert relative_error(kernel, by_jacobian(model, x)) < 1e-12
 
 
-@not_yet("a projection's layout is that of the plan, and the plan that of the points tried")
 def test_a_projection_does_not_depend_on_the_points_that_come_first():
     model = mlp(4, 16, 8, 3, activation=nn.ReLU).double()
     model[0].bias.data.fill_(-2.0)
@@ -1112,7 +1102,6 @@ def test_a_projection_does_not_depend_on_the_points_that_come_first():
     np.testing.assert_allclose(whole[2:-1, 2:-1], part, rtol=1e-10)
 
 
-@not_yet("columns of padded words are cut to their own length")
 def test_rows_and_columns_of_other_lengths():
     def function(s, x):
         x = x[:, : (x != 0).sum(1).max()]
@@ -1127,33 +1116,28 @@ def test_rows_and_columns_of_other_lengths():
     assert relative_error(cross, by_jacobian(model, x[:4], x[4:])) < 1e-12
 
 
-@not_yet("points are compared axis by axis")
 def test_points_may_be_single_numbers():
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 2)).double()
     x = torch.tensor([0, 3, 3, 5, 6])
     assert relative_error(trace_ntk(model, x, normalize=False), by_jacobian(model, x)) < 1e-12
 
 
-@not_yet("torch's own error names no remedy")
 def test_statistics_of_the_batch_are_refused_for_vectors_too():
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False))
     with pytest.raises(ValueError, match="batch normalisation needs its running statistics"):
         trace_ntk(model, X)
 
 
-@not_yet("nothing chosen is not caught")
 def test_nothing_chosen_is_refused():
     with pytest.raises(ValueError, match="only: "):
         trace_ntk(mlp(4, 3, 2), X, only=[])
 
 
-@not_yet("any other word passes for the model's precision")
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision: "):
         trace_ntk(mlp(4, 3, 2), X, precision="float8")
 
 
-@not_yet("a name is taken for the list of its letters")
 def test_one_name_may_be_given_as_it_is():
     model = Network(
         lambda s, x: s.out(s.first(x).tanh()), first=nn.Linear(4, 3), out=nn.Linear(3, 2)
@@ -1163,14 +1147,12 @@ def test_one_name_may_be_given_as_it_is():
     )
 
 
-@not_yet("tensors made in inference mode cannot be differentiated through")
 def test_points_made_in_inference_mode():
     with torch.inference_mode():
         x = X.clone()
     np.testing.assert_array_equal(trace_ntk(mlp(4, 3, 2), x).shape, (N, N))
 
 
-@not_yet("gradients of sparse tables are not dense")
 def test_sparse_tables():
     model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(20, 2)).double()
     x = identifiers(N, 5, below=9)
@@ -1179,7 +1161,6 @@ def test_sparse_tables():
     assert relative_error(kernel, by_jacobian(model, x)) < 1e-12
 
 
-@not_yet("in float64, where forms are chosen, autocast is off and the graph another")
 def test_a_lower_precision_inside_the_model():
     def function(s, x):
         with torch.autocast("cpu", torch.bfloat16):

@@ -296,6 +296,7 @@ def test_subjects_of_surrogates(explained):
         ("language.base", BERT, "two things are named 'base'; rename one"),
         ("language.noisy", BERT, "two things are named 'noisy'; rename one"),
         ("language.foreign", BERT, "two things are named 'foreign'; rename one"),
+        ("train", None, r"language\.bert\.train: say how many sentences.*in surrogates\.train$"),
         ("language.a/b", BERT, "must not be empty or contain"),
         ("kernels", ["CK"], r"attribution_kernel: trNTK is not among the kernels.*from CK"),
         ("kernels", [], r"surrogates\.kernels"),

@@ -271,7 +271,7 @@ def test_a_study_given_by_name_replaces_the_default_one(workflow):
     del other["populations"]["order only"], other["variability"]
     workflow.study(other, "other.yaml")
     jobs = workflow.jobs("--configfile", "other.yaml")
-    assert jobs["collect_outputs"] == 3 and "measure" not in jobs
+    assert jobs["collect_outputs"] == 4 and "measure" not in jobs
 
 
 def test_odd_names_reach_figures_and_report_unharmed(workflow):
@@ -296,9 +296,15 @@ def test_odd_names_reach_figures_and_report_unharmed(workflow):
         "expected": {odd: "bulk"},
         "images": {"populations": [odd], "runs": 1, "points": 40},
     }
+    study["surrogates"] = study["surrogates"] | {
+        "populations": [odd],
+        "kernels": ["trNTK"],
+        "solvers": [],
+        "tile": None,
+    }
     workflow.study(study)
     workflow.run()
-    for stage in ("variability", "spectra"):
+    for stage in ("variability", "spectra", "surrogates"):
         page = (workflow.folder / "results" / "odd" / stage / "summary.html").read_text()
         assert "<script>" not in page and "&lt;script&gt;" in page
 
@@ -308,7 +314,7 @@ def test_diverged_runs_stop_the_study_or_are_left_out_by_name(workflow):
     hot = study["populations"]["order only"]
     hot["recipe"] = hot["recipe"] | {"optimiser": "sgd", "learning_rate": 1e30}
     del study["populations"]["noise 20%"], study["populations"]["init only"]
-    study["variability"] = study["spectra"] = None
+    study["variability"] = study["spectra"] = study["surrogates"] = None
     workflow.study(study)
     result = workflow.run(check=False)
     assert result.returncode
