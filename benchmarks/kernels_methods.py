@@ -321,7 +321,7 @@ def short(error: BaseException) -> str:
 
 
 def _late(*_: object) -> None:
-    raise TimeoutError("far beyond the time limit")
+    raise TimeoutError("beyond four times the time limit")
 
 
 class Run:
@@ -331,19 +331,30 @@ class Run:
         self.job, self.result = job, {"levels": {}, "refused": {}}
         self.clock = clock(job)
         signal.signal(signal.SIGALRM, _late)
-        self.model, self.x = network(job["model"]), torch.load(job["x"], weights_only=True)
-        self.model.load_state_dict(torch.load(job["weights"], weights_only=True))
+        self.x = torch.load(job["x"], weights_only=True)
+        self.load()
         self.reference = np.load(job["reference"])
-        for module in self.model.modules():
-            # Hooks of peers see what a later layer has written over; the kernel is the same.
-            if getattr(module, "inplace", False):
-                module.inplace = False
         with torch.no_grad():
             self.model(self.x[:2])
         trim()
         self.baseline = status("VmRSS")
         limit = status("VmData") + int(job["memory_mb"] * 1e6)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+    def load(self) -> None:
+        """The network anew, without hooks that a call which broke off has left in it."""
+        self.model = network(self.job["model"])
+        self.model.load_state_dict(torch.load(self.job["weights"], weights_only=True))
+        for module in self.model.modules():
+            # Hooks of peers see what a later layer has written over; the kernel is the same.
+            if getattr(module, "inplace", False):
+                module.inplace = False
+
+    def refuse(self, name: str, why: str) -> None:
+        """Note why an option is out."""
+        self.result["refused"][name] = why
+        self.load()
+        self.save()
 
     def save(self) -> None:
         """Write what is known so far."""
@@ -378,21 +389,22 @@ class Run:
         # larger chunks differ.
         trials = [s for s in strides if len(self.x[::s]) <= 64] or strides[:1]
         found: dict[str, float] = {}
+        spent = 0.0
         for name, way in options.items():
-            if sum(found.values()) > limit / 2:
-                self.result["refused"][name] = "not tried: slow"
+            if spent > (limit / 2 if found else 3 * limit):
+                self.refuse(name, "not tried: out of time")
                 continue
             try:
                 taken, error = self.call(way, trials[0])
             except Exception as refusal:
-                self.result["refused"][name] = short(refusal)
+                self.refuse(name, short(refusal))
+                spent += 4 * limit if isinstance(refusal, TimeoutError) else 0.0
                 continue
+            spent += taken
             if error["wrong"] < WRONG:
                 found[name] = taken
             else:
-                said = f"wrong kernel: off by {error['wrong']:.2g} standard deviations"
-                self.result["refused"][name] = said
-            self.save()
+                self.refuse(name, f"wrong kernel: off by {error['wrong']:.2g} standard deviations")
         best = min(found.values(), default=0.0)
         late = [name for name in found if found[name] > 2 * best + 0.1]
         close = sorted(found.keys() - late)
@@ -416,8 +428,15 @@ class Run:
             last = taken
             if self.job["all"]:
                 self.repeat(options, stride)
-        if self.result["levels"]:
-            self.repeat(options, min(map(int, self.result["levels"])))
+        if not self.result["levels"]:
+            return
+        stride = min(map(int, self.result["levels"]))
+        level = self.result["levels"][str(stride)]
+        if not self.job["all"]:
+            self.repeat(options, stride)
+        else:
+            way = options[level["option"]]
+            level["flop"] = flop(way, self.model, self.x[::stride].clone())
 
     def first(self, options: dict[str, Kernel], order: list[str], stride: int) -> float:
         """Seconds of a first call, by the best option that manages it, and its peak memory."""
@@ -427,8 +446,7 @@ class Run:
             try:
                 taken, error = self.call(options[order[0]], stride)
             except Exception as refusal:
-                said = f"{len(self.x[::stride])} points: {short(refusal)}"
-                self.result["refused"][order.pop(0)] = said
+                self.refuse(order.pop(0), f"{len(self.x[::stride])} points: {short(refusal)}")
                 continue
             self.result["levels"][str(stride)] = {
                 "option": order[0], "times": [], "first": taken, **error,
@@ -451,9 +469,7 @@ class Run:
                 break
             times.append(self.call(way, stride)[0])
             self.save()
-        if self.job["all"]:
-            level["flop"] = flop(way, self.model, self.x[::stride].clone())
-            level["gemm"] = gemm_rate(self.job)
+        level["gemm"] = gemm_rate(self.job)
         self.save()
 
 
@@ -480,7 +496,6 @@ def measure_method(job: dict[str, Any]) -> None:
     run.save()
     run.result["version"] = version(job["method"])
     run.climb(ways(job["method"], job["memory_mb"], job["ours_mb"]))
-    run.result["gemm"] = gemm_rate(job)
     run.save()
 
 
@@ -515,7 +530,7 @@ def measure_growth(job: dict[str, Any]) -> None:
 
     def add(axis: str, name: str, size: int, call: Callable[[], object]) -> None:
         call()
-        for _ in range(job["repeats"]):
+        for _ in range(min(job["repeats"], 3)):
             start = now()
             call()
             taken = now() - start
@@ -590,7 +605,7 @@ def dattri(rows: Tensor, dim: int, seed: int, kind: str) -> Tensor:
 def measure_projection(job: dict[str, Any]) -> None:
     """The same gradients of one model, projected to K numbers, for as many points as asked."""
     now = clock(job)
-    name, n, method, kind = job["model"], job["points"], job["method"], job["kind"]
+    name, method, kind = job["model"], job["method"], job["kind"]
     model, x = network(name), points(name, job["points"])
     classes = model(x[:1]).shape[1]
     rows = torch.stack([gradients(model, x, c, 64) for c in range(classes)], dim=1)

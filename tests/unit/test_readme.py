@@ -15,8 +15,13 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_studies_are_valid():
-    images, two_layers = (load_study(yaml.safe_load(study)) for study in blocks("yaml"))
+def test_studies_are_valid(tmp_path, monkeypatch):
+    # The foreign network's weights are a file of the reader's.
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet20-12fca82f.th").touch()
+    monkeypatch.chdir(tmp_path)
+    images, two_layers, foreign = (load_study(yaml.safe_load(study)) for study in blocks("yaml"))
+    assert foreign.surrogates.instruments["ResNet-20"].dataset == "cifar10"
     assert images.populations["noisy"].label_noise == 0.05
     assert len(two_layers.spectra.groups()["Adam phases"].cells) == 6
 
@@ -38,3 +43,8 @@ def test_library_example_finds_what_was_moved(capsys):
 def test_files_that_it_links_to_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_library_example_attributes_to_all_training_points(capsys):
+    exec(blocks("python")[2], {})  # the README's own text
+    assert capsys.readouterr().out == "(3, 300, 1)\n"
