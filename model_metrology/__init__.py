@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     )
     from model_metrology.spectra.classify import SpectrumClass, classify_spectrum
     from model_metrology.spectra.eigen import Spectrum, ck_spectrum, ntk_spectrum, weight_spectrum
+    from model_metrology.surrogates.faithfulness import Faithfulness, faithfulness
+    from model_metrology.surrogates.glm import Surrogate, fit_surrogate
     from model_metrology.variability.metrics import churn, expected_calibration_error
     from model_metrology.variability.trimming import AlphaHat, alpha_hat, trimmed_ks
 
 __all__ = [
     "AlphaHat",
+    "Faithfulness",
     "Spectrum",
     "SpectrumClass",
+    "Surrogate",
     "alpha_hat",
     "churn",
     "ck_spectrum",
@@ -34,6 +38,8 @@ __all__ = [
     "conjugate_kernel",
     "embedding_kernel",
     "expected_calibration_error",
+    "faithfulness",
+    "fit_surrogate",
     "ntk_spectrum",
     "projected_trace_ntk",
     "pseudo_ntk",
@@ -55,6 +61,8 @@ __getattr__ = lazy_names(
         ],
         "spectra.classify": ["SpectrumClass", "classify_spectrum"],
         "spectra.eigen": ["Spectrum", "ck_spectrum", "ntk_spectrum", "weight_spectrum"],
+        "surrogates.faithfulness": ["Faithfulness", "faithfulness"],
+        "surrogates.glm": ["Surrogate", "fit_surrogate"],
         "variability.metrics": ["churn", "expected_calibration_error"],
         "variability.trimming": ["AlphaHat", "alpha_hat", "trimmed_ks"],
     },
