@@ -30,6 +30,7 @@ from pydantic import (
 
 from model_metrology.data.datasets import DATASETS, DatasetSpec
 from model_metrology.data.poison import Poison, check_poison
+from model_metrology.kernels.names import KERNELS, KernelName
 from model_metrology.recipes import (
     BUILT_IN,
     PRETRAINED,
@@ -197,9 +198,6 @@ class Spectra(Options):
         return groups
 
 
-KernelName = Literal["trNTK", "trNTK0", "pNTK", "proj-trNTK", "proj-pNTK", "CK", "Em"]
-
-
 class Surrogates(Options):
     """Surrogates: do two models explain themselves alike?"""
 
@@ -216,7 +214,7 @@ class Surrogates(Options):
     """Training points of the kernels, stratified; null: all."""
     test: int | None = Field(500, ge=2)
     """Test points, likewise."""
-    kernels: list[KernelName] = Field(list(get_args(KernelName)), min_length=1)
+    kernels: list[KernelName] = Field(list(KERNELS), min_length=1)
     """Kernels by name; 0 marks the one that is not normalised."""
     projection: int = Field(10_240, ge=1)
     """Length of projected gradients."""

@@ -18,7 +18,8 @@ os.environ.update(
 from model_metrology.digests import code_digest
 from model_metrology.recipes import block_runs
 from model_metrology.study import StudyError, folder_name, load_study
-from model_metrology.surrogates.outputs import column_bounds
+from model_metrology.surrogates.names import TABLES as SURROGATE_TABLES
+from model_metrology.surrogates.names import column_bounds
 
 _config_files = [str(path) for path in workflow.config_settings.configfiles] or [
     "config.yaml"
@@ -113,8 +114,12 @@ def run_files(wildcards):
     return [f"{folder}/{block}/runs.h5" for block in population_of(wildcards).blocks()]
 
 
+def data_file(dataset):
+    return f"<results>/data/{folder_name(dataset)}.h5"
+
+
 def dataset_file(wildcards):
-    return f"<results>/data/{folder_name(population_of(wildcards).dataset)}.h5"
+    return data_file(population_of(wildcards).dataset)
 
 
 def dataset_options(wildcards):
@@ -133,12 +138,14 @@ def dataset_code(wildcards):
     return code_digest("model_metrology.data", *poison)
 
 
-def population_spec(wildcards):
+def run_spec(population):
     # What a run depends on, and no more: neither a run's siblings nor how runs share jobs
     # may make it look out of date.
-    return population_of(wildcards).model_dump(
-        mode="json", exclude={"size", "runs_per_job"}
-    )
+    return population.model_dump(mode="json", exclude={"size", "runs_per_job"})
+
+
+def population_spec(wildcards):
+    return run_spec(population_of(wildcards))
 
 
 def training_inputs(wildcards):
@@ -169,17 +176,6 @@ def spectra_files(names, ending):
 
 
 # Networks whose kernels are taken, by name: populations, foreign instruments, language models.
-SURROGATE_TABLES = [
-    "faithfulness",
-    "fits",
-    "scores",
-    "attribution",
-    "strongest",
-    "poison",
-    "poison_curves",
-]
-
-
 def subject_kind(name):
     if name in study.surrogates.instruments:
         return "instrument"
@@ -214,13 +210,13 @@ def subject_inputs(wildcards):
     if kind == "instrument":
         instrument = study.surrogates.instruments[name]
         return {
-            "dataset": f"<results>/data/{folder_name(instrument.dataset)}.h5",
+            "dataset": data_file(instrument.dataset),
             "checkpoint": instrument.checkpoint,
         }
     population = study.populations[name]
     block = next(b for b in population.blocks() if run in block_runs(b))
     return {
-        "dataset": f"<results>/data/{folder_name(population.dataset)}.h5",
+        "dataset": data_file(population.dataset),
         "runs": f"<results>/training/{wildcards.subject}/{block}/runs.h5",
     }
 
@@ -228,11 +224,9 @@ def subject_inputs(wildcards):
 def subject_spec(wildcards):
     """What a network and its points are, and no more than their kernel depends on."""
     name, options = unquote(wildcards.subject), study.surrogates
-    kind, poison = subject_kind(name), poison_of(unquote(wildcards.subject))
+    kind, poison = subject_kind(name), poison_of(name)
     if kind == "population":
-        spec = study.populations[name].model_dump(
-            mode="json", exclude={"size", "runs_per_job"}
-        )
+        spec = run_spec(study.populations[name])
     elif kind == "instrument":
         spec = options.instruments[name].model_dump(mode="json")
     else:
@@ -272,10 +266,6 @@ def subject_points(name):
     else:
         dataset = subject_dataset(name)
         there = study.datasets[dataset].train or study.spec(dataset).train_size
-    if wanted is None and there is None:
-        raise WorkflowError(
-            f"surrogates.train: say how many sentences of {name} to use"
-        )
     return min(number for number in (wanted, there) if number is not None)
 
 

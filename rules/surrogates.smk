@@ -204,10 +204,7 @@ if study.surrogates:
             "label": "6 · the training images that decide",
             "inputs": {
                 "strongest": table("strongest"),
-                "datasets": [
-                    f"<results>/data/{folder_name(name)}.h5"
-                    for name in subject_datasets()
-                ],
+                "datasets": list(map(data_file, subject_datasets())),
             },
         },
     }

@@ -230,7 +230,9 @@ if options:
         "trimmed_images": {
             "label": "8 · images trimmed most often",
             "inputs": {
-                "dataset": f"<results>/data/{study.populations[options.reference.population].dataset}.h5",
+                "dataset": data_file(
+                    study.populations[options.reference.population].dataset
+                ),
                 "trimmings": collect(
                     "<results>/variability/{population}/trimming.h5",
                     population=measured,

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from model_metrology import files
 from model_metrology.logs import start_log
 from model_metrology.plots.tables import surrogates_page
+from model_metrology.surrogates.names import TABLES
 from model_metrology.surrogates.tables import (
     Attributed,
     agreement_table,
+    joined,
     mean_curves,
     summary_table,
 )
@@ -17,12 +17,7 @@ from model_metrology.surrogates.tables import (
 start_log(snakemake.log[0])
 inputs, output = snakemake.input, snakemake.output
 kernel = snakemake.params.kernel
-names = ("faithfulness", "fits", "scores", "attribution", "strongest", "poison", "poison_curves")
-tables = {}
-for name in names:
-    parts = [files.read_table(path) for path in inputs[name]]
-    # Empty tables have no types to agree with the others'.
-    tables[name] = pd.concat([p for p in parts if len(p)] or parts[:1], ignore_index=True)
+tables = {name: joined([files.read_table(path) for path in inputs[name]]) for name in TABLES}
 runs = [
     Attributed(
         **key,

@@ -1,12 +1,11 @@
 """The surrogates of a run's kernels, and what they attribute to what."""
 
-import pandas as pd
-
 from model_metrology import files, store
 from model_metrology.kernels import KERNELS
 from model_metrology.logs import start_log
+from model_metrology.surrogates.names import TABLES
 from model_metrology.surrogates.outputs import whole_kernel
-from model_metrology.surrogates.tables import measure_surrogates
+from model_metrology.surrogates.tables import joined, measure_surrogates
 
 start_log(snakemake.log[0])
 params, inputs, output = snakemake.params, snakemake.input, snakemake.output
@@ -28,10 +27,9 @@ for kernel in params.kernels:
         seed=params.seed,
         **options,
     )
-for name in next(iter(measured.values())).tables:
+for name in TABLES:
     parts = [found.tables[name] for found in measured.values()]
-    # Empty tables have no types to agree with the others'.
-    pd.concat([p for p in parts if len(p)] or parts[:1]).to_csv(output[name], index=False)
+    joined(parts).to_csv(output[name], index=False)
 files.write_surrogates(
     output.surrogates, measured, store.provenance(snakemake.config, **params.key)
 )

@@ -15,11 +15,23 @@ from torch import Tensor
 
 from model_metrology.kernels.points import Points, refuse_outputs, too_small
 
-__all__ = ["Block", "Held", "Rows", "assemble", "blocks", "product_in"]
+__all__ = [
+    "Block",
+    "Held",
+    "Product",
+    "Rows",
+    "assemble",
+    "blocks",
+    "mirrored",
+    "product_in",
+]
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+
+Product = Callable[[Tensor, Tensor], Tensor]
+"""A matrix product a bᵀ."""
 
 _SCRATCH_SHARE = 8  # part of the memory that intermediate results may take
 
@@ -43,13 +55,12 @@ class Rows:
     """Vectors that are written out, in parts (n, k)."""
 
     parts: list[Tensor]
-    product: Callable[[Tensor, Tensor], Tensor]
+    product: Product
     outputs: Tensor | None = None
 
     def with_itself(self) -> Tensor:
         """Inner products (n, n)."""
-        kernel = self._products(self)
-        return kernel.triu() + kernel.triu(1).T
+        return mirrored(self._products(self))
 
     def with_others(self, others: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Inner products (n, m), and both squared norms."""
@@ -248,7 +259,12 @@ def refuse_zero(squares: Array, what: str, points: Points) -> None:
     points.refuse(zero, f"{what} is zero", "leave it out, or set normalize=False")
 
 
-def product_in(precision: str) -> Callable[[Tensor, Tensor], Tensor]:
+def mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix of what is on and above a diagonal."""
+    return upper.triu() + upper.triu(1).T
+
+
+def product_in(precision: str) -> Product:
     """Matrix product a bᵀ in a precision: that of its operands, or with bfloat16 operands."""
     if precision == "bfloat16":
         return lambda a, b: (a.bfloat16() @ b.bfloat16().T).to(a.dtype)

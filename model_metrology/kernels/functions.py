@@ -23,7 +23,7 @@ from model_metrology.kernels.blocks import (
     product_in,
 )
 from model_metrology.kernels.features import module_outputs, penultimate
-from model_metrology.kernels.names import KERNELS, Raw
+from model_metrology.kernels.names import KERNELS, KernelName, Raw
 from model_metrology.kernels.points import (
     Points,
     activation_bytes,
@@ -112,7 +112,7 @@ def kernel_blocks(
 
 
 def kernel(
-    name: str,
+    name: KernelName,
     model: nn.Module,
     x: Tensor | ArrayLike,
     y: Tensor | ArrayLike | None = None,

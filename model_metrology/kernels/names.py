@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["KERNELS", "Raw"]
+__all__ = ["KERNELS", "KernelName", "Raw"]
 
 Raw = Literal["trace", "pseudo", "projected trace", "projected pseudo", "conjugate", "embedding"]
 
-KERNELS: dict[str, tuple[Raw, bool]] = {
+KernelName = Literal["trNTK", "trNTK0", "pNTK", "proj-trNTK", "proj-pNTK", "CK", "Em"]
+
+KERNELS: dict[KernelName, tuple[Raw, bool]] = {
     "trNTK": ("trace", True),
     "trNTK0": ("trace", False),
     "pNTK": ("pseudo", True),

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import Node
 from torch.func import functional_call, grad, vmap
 
+from model_metrology.kernels.blocks import Product, mirrored, product_in
 from model_metrology.kernels.forms import (
     AXES,
     Axis,
@@ -29,15 +29,11 @@ from model_metrology.kernels.forms import (
 )
 from model_metrology.kernels.graph import Use, uses_of
 
-__all__ = ["Gradients", "Plan", "Product", "make_plan"]
+__all__ = ["Gradients", "Plan", "make_plan"]
 
 logger = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, str], ...]
-Product = Callable[[Tensor, Tensor], Tensor]
-"""A matrix product a bᵀ."""
-
-_PROBED_HEADS = 2  # heads whose kernels are compared with plain gradients
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _TILE = 512  # columns of a symmetric block that are multiplied at once
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
@@ -130,8 +126,8 @@ def make_plan(
     mapped = not rest or _vmap_works(model, {n: parameters[n] for n in rest}, few[0], probe)
     signature = {name: _signature(used[name]) for name in parameters if name not in rest}
     kept = 2 * activations + _kept_bytes(groups, rest, len(heads), parameters)
-    nodes = {use.node: use.edge for uses in used.values() for use in uses or ()}
-    passing = _gradient_bytes(outputs, nodes) // len(probe)
+    gradients = _at_nodes(outputs, heads[0], [uses or [] for uses in used.values()])
+    passing = sum(g.nbytes for g in gradients.values()) // len(probe)
     return Plan(parameters, heads, tuple(groups), rest, mapped, signature, kept, passing)
 
 
@@ -172,16 +168,17 @@ def _in_double(
     return twin, {name: by_name[name] for name in parameters}, heads.double(), points
 
 
-def _gradient_bytes(outputs: Tensor, edges: Mapping[Any, GradientEdge]) -> int:
-    """Bytes of the gradients at operations' outputs, for one head."""
+def _at_nodes(outputs: Tensor, head: Tensor, uses: Iterable[Sequence[Use]]) -> dict[Node, Tensor]:
+    """Gradients of a head at the outputs of the operations of all uses."""
+    edges = {use.node: use.edge for of_one in uses for use in of_one}
     if not edges:
-        return 0
+        return {}
     with torch.enable_grad():
-        total = outputs.sum()
+        total = (outputs @ head).sum()
     gradients = torch.autograd.grad(
         total, list(edges.values()), retain_graph=True, materialize_grads=True
     )
-    return sum(g.nbytes for g in gradients)
+    return dict(zip(edges, gradients, strict=True))
 
 
 def _plain_kernels(
@@ -220,15 +217,7 @@ def _agreeing_groups(
         outputs = model(probe)
     used = uses_of(outputs, parameters)
     known = {name: uses for name, uses in used.items() if uses}
-    edges = {use.node: use.edge for uses in known.values() for use in uses}
-    if not edges:
-        return [], {}
-    with torch.enable_grad():
-        one = (outputs @ few[0]).sum()
-    gradients = torch.autograd.grad(
-        one, list(edges.values()), retain_graph=True, materialize_grads=True
-    )
-    at = dict(zip(edges, gradients, strict=True))
+    at = _at_nodes(outputs, few[0], known.values())
     left, found = list(_with_biases(known)), []
     for axis in AXES:
         if not left:
@@ -252,7 +241,7 @@ def _candidate(
     names: tuple[str, ...],
     parameters: Mapping[str, nn.Parameter],
     used: Mapping[str, list[Use]],
-    at: Mapping[Any, Tensor],
+    at: Mapping[Node, Tensor],
     n: int,
     heads: int,
     axis: Axis,
@@ -335,7 +324,7 @@ class Gradients:
         points = points.expand(2, *points.shape[1:]) if len(points) == 1 else points
         self.plan, self.model, self.points, self.scratch = plan, model, points, scratch
         self.heads_at_once = heads_at_once
-        self.product: Product = product or (lambda a, b: a @ b.T)
+        self.product: Product = product or product_in("model")
         self.n = len(points)
         with torch.enable_grad():
             computed = model(points)
@@ -358,17 +347,9 @@ class Gradients:
 
     def at_outputs(self, head: Tensor) -> list[list[Tensor]]:
         """For each group, gradients of a head at the outputs of the group's operations."""
-        edges = {use.node: use.edge for uses in self.uses for use in uses}
-        if not edges:
-            return [[] for _ in self.uses]
-        with torch.enable_grad():
-            total = (self._computed @ head).sum()
-        gradients = torch.autograd.grad(
-            total, list(edges.values()), retain_graph=True, materialize_grads=True
-        )
-        by_node = dict(zip(edges, gradients, strict=True))
+        by_node = _at_nodes(self._computed, head, self.uses)
         at = [[by_node[use.node] for use in uses] for uses in self.uses]
-        if not self._seen:
+        if by_node and not self._seen:
             self._seen = True
             self._compare(head, at)
         return at
@@ -478,11 +459,6 @@ class Gradients:
         read = self.read[i]
         assert torch.is_tensor(read)
         return read
-
-
-def mirrored(upper: Tensor) -> Tensor:
-    """The symmetric matrix of what is on and above a diagonal."""
-    return upper.triu() + upper.triu(1).T
 
 
 class _Sum:

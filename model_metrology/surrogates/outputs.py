@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["KernelColumns", "Measured", "SubjectOutputs", "column_bounds", "whole_kernel"]
+__all__ = ["KernelColumns", "Measured", "SubjectOutputs", "whole_kernel"]
 
 Array = NDArray[np.float64]
+
 Indices = NDArray[np.int64]
 Single = NDArray[np.float32]
 
@@ -58,9 +59,11 @@ class SubjectOutputs:
     @property
     def predicted(self) -> Indices:
         """Predicted classes of all test points."""
-        if self.logits.shape[1] == 1:
-            return (self.logits[:, 0] > 0).astype(np.int64)
-        return np.asarray(self.logits.argmax(axis=1), np.int64)
+        # Here, since datasets are read and written without SciPy.
+        from model_metrology.variability.metrics import predicted_labels
+
+        one = self.logits.shape[1] == 1
+        return predicted_labels(self.logits[:, 0] if one else self.logits)
 
 
 @dataclass(frozen=True)
@@ -98,19 +101,12 @@ class Measured:
     attributions : ndarray of float32, shape (n, N), or None
         To the class that the network predicts, where they were asked for.
     tables : dict of str to DataFrame
-        ``faithfulness``, ``fits``, ``scores``, ``attribution``, ``strongest``, ``poison``,
-        ``poison_curves``.
+        By the names of `TABLES`.
     """
 
     surrogate: Any
     attributions: NDArray[np.float32] | None
     tables: dict[str, pd.DataFrame]
-
-
-def column_bounds(points: int, tile: int | None) -> list[tuple[int, int]]:
-    """First and last column of each job, `tile` columns a job; one job without."""
-    step = points if tile is None else tile
-    return [(start, min(start + step, points)) for start in range(0, points, step)]
 
 
 def whole_kernel(columns: Iterable[KernelColumns], *, normalize: bool) -> tuple[Single, Single]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from model_metrology.surrogates.attribution import (
     attribution_agreement,
@@ -23,10 +24,12 @@ from model_metrology.surrogates.faithfulness import Faithfulness, faithfulness
 from model_metrology.surrogates.glm import Surrogate, fit_surrogate
 from model_metrology.surrogates.outputs import Measured, SubjectOutputs
 from model_metrology.surrogates.published import PUBLISHED
+from model_metrology.variability.metrics import logit_gap
 
 __all__ = [
     "Attributed",
     "agreement_table",
+    "joined",
     "mean_curves",
     "measure_surrogates",
     "summary_table",
@@ -155,10 +158,8 @@ def _faithfulness_rows(measured: Faithfulness) -> list[dict[str, Any]]:
 def _probability(logits: Array, labels: Indices) -> Array:
     """P(class 1) of two classes, probability of the true class of more."""
     if logits.shape[1] <= 2:
-        odds = logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0.0)
-        return np.asarray(0.5 * (1 + np.tanh(odds / 2)))
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted[np.arange(len(labels)), labels] / shifted.sum(axis=1))
+        return np.asarray(expit(logit_gap(logits)))
+    return np.asarray(softmax(logits, axis=1)[np.arange(len(labels)), labels])
 
 
 def _scores(glm: Surrogate, test_kernel: NDArray[Any], outputs: SubjectOutputs) -> pd.DataFrame:
@@ -244,6 +245,11 @@ def _poison_tables(
         "poison": pd.DataFrame(rows, columns=_POISON),
         "poison_curves": _joined(curves, ["point", "recall", "precision"]),
     }
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables below each other; empty ones have no types to agree with the others'."""
+    return pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
 
 
 def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

@@ -20,7 +20,8 @@ from model_metrology.runs import DIVERGED
 from model_metrology.seeds import Streams
 from model_metrology.surrogates.columns import kernel_columns
 from model_metrology.surrogates.loading import read_subject, subject_outputs
-from model_metrology.surrogates.outputs import column_bounds, whole_kernel
+from model_metrology.surrogates.names import column_bounds
+from model_metrology.surrogates.outputs import whole_kernel
 from model_metrology.surrogates.recipes import ForeignInstrument
 from model_metrology.surrogates.subjects import (
     Chosen,
