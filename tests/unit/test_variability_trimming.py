@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import optimize, stats
@@ -367,6 +367,7 @@ samples = st.lists(floats, min_size=1, max_size=30)
 
 @settings(max_examples=150, deadline=None)
 @given(samples, samples, st.floats(0, 0.9), st.floats(0, 0.9))
+@example([0.0] * 3 + [0.125] * 6, [0.0] * 10 + [0.125] * 2, 0.5, 0.5)  # distance = tolerance
 def test_distance_falls_with_alpha_and_alpha_with_tolerance(sample, other, one, two):
     low, high = sorted((one, two))
     assert trimmed_ks(sample, other, high) <= trimmed_ks(sample, other, low) + 1e-14
