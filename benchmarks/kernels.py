@@ -425,7 +425,7 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--limit", type=float, default=10, help="seconds a call may take")
     parser.add_argument("--memory", type=float, default=12_000, help="MB a method may take")
-    parser.add_argument("--ours-memory", type=float, default=1000, help="memory_mb of ours")
+    parser.add_argument("--ours-memory", type=float, default=4000, help="memory_mb of ours")
     options = parser.parse_args()
     options.parts = options.parts or (PARTS[:1] if options.only else PARTS)
     return options

@@ -20,6 +20,7 @@ __all__ = [
     "Held",
     "Product",
     "Rows",
+    "add_upper",
     "assemble",
     "blocks",
     "mirrored",
@@ -34,6 +35,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 """A matrix product a bᵀ."""
 
 _SCRATCH_SHARE = 8  # part of the memory that intermediate results may take
+_TILE = 512  # columns of a symmetric block that are multiplied at once
 
 
 class Held(Protocol):
@@ -60,17 +62,21 @@ class Rows:
 
     def with_itself(self) -> Tensor:
         """Inner products (n, n)."""
-        return mirrored(self._products(self))
+        total = self._zeros(self)
+        for part in self.parts:
+            add_upper(total, part, self.product)
+        return mirrored(total)
 
     def with_others(self, others: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """Inner products (n, m), and both squared norms."""
-        return self._products(others), self._squares(), others._squares()
-
-    def _products(self, others: Rows) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64, device=self.parts[0].device)
+        total = self._zeros(others)
         for a, b in zip(self.parts, others.parts, strict=True):
-            total = total + self.product(a, b)
-        return total
+            total += self.product(a, b)
+        return total, self._squares(), others._squares()
+
+    def _zeros(self, others: Rows) -> Tensor:
+        one, other = self.parts[0], others.parts[0]
+        return torch.zeros(len(one), len(other), dtype=torch.float64, device=one.device)
 
     def _squares(self) -> Tensor:
         norms = [torch.linalg.vector_norm(p, dim=1, dtype=torch.float64) for p in self.parts]
@@ -257,6 +263,15 @@ def refuse_zero(squares: Array, what: str, points: Points) -> None:
     """Raise ValueError if a vector has no direction."""
     zero = torch.from_numpy(squares <= 0.0)
     points.refuse(zero, f"{what} is zero", "leave it out, or set normalize=False")
+
+
+def add_upper(into: Tensor, rows: Tensor, product: Product) -> None:
+    """Add to a matrix (n, n), on and above its diagonal, inner products of rows (n, k)."""
+    n = len(rows)
+    step = max(min(_TILE, n // 8), 64)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        into[:stop, start:stop] += product(rows[:stop], rows[start:stop])
 
 
 def mirrored(upper: Tensor) -> Tensor:

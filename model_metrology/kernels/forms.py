@@ -13,6 +13,7 @@ C D d from gradients that are written out, class by class. Each group takes the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -57,6 +58,10 @@ class Group:
     names: tuple[str, ...]
     axis: Axis = "first"
 
+    def multiplied(self, heads: int) -> int:
+        """Multiplications that a pair of points takes."""
+        raise NotImplementedError
+
     def by_point(self, values: Tensor, n: int) -> Tensor:
         """Bring the axis of points to the front: (n, k, …)."""
         if self.axis == "first":
@@ -73,6 +78,9 @@ class Elementwise(Group):
     """A parameter that is added or multiplied, broadcast over points: its gradient is a sum."""
 
     shape: tuple[int, ...] = ()
+
+    def multiplied(self, heads: int) -> int:  # noqa: D102
+        return heads * math.prod(self.shape)
 
     def rows(self, uses: Sequence[Use], heads: Sequence[Sequence[Tensor]], n: int) -> Tensor:
         """Gradients (n, q k) from those at the outputs of the uses, for each of q heads."""
@@ -99,6 +107,11 @@ class Elementwise(Group):
 @dataclass(frozen=True)
 class Grouped(Group):
     """The weight of a convolution in several groups: small, so that gradients are written out."""
+
+    numbers: int = 0
+
+    def multiplied(self, heads: int) -> int:  # noqa: D102
+        return heads * self.numbers
 
     def rows(self, uses: Sequence[Use], heads: Sequence[Sequence[Tensor]], n: int) -> Tensor:
         """Gradients (n, q k) from those at the outputs of the uses, for each of q heads."""
@@ -136,6 +149,11 @@ class Outer(Group):
     inputs: int = 1
     outputs: int = 1
     late: bool = False
+
+    def multiplied(self, heads: int) -> int:  # noqa: D102
+        if self.late:
+            return heads * self.inputs * self.outputs
+        return self.positions**2 * (self.inputs + heads * self.outputs)
 
     def read(self, uses: Sequence[Use], n: int) -> list[Tensor]:
         """What :meth:`patches` is made of, points first."""
@@ -221,6 +239,9 @@ class Table(Group):
     positions: int = 1
     outputs: int = 1
 
+    def multiplied(self, heads: int) -> int:  # noqa: D102
+        return self.positions**2 * heads * self.outputs
+
     def read(self, uses: Sequence[Use], n: int) -> Tensor:
         """Indices (n, S) of the rows picked; -1 for padding, whose row has no gradient."""
         parts = []
@@ -285,11 +306,14 @@ def group_of(
         return Table(name, axis, g.shape[1], g.shape[2])
     convolution = kind == "convolution"
     if convolution and any(use.saved("groups") > 1 for use in uses):
-        return Grouped(name, axis) if len(name) == 1 else None
+        return Grouped(name, axis, math.prod(shape)) if len(name) == 1 else None
     bare = Outer(name, axis, convolution, len(name) > 1)
     g, u = bare.outer(gradients, n), bare.patches(uses, bare.read(uses, n), 0, 1)
     (positions, outputs), inputs = g.shape[1:], u.shape[1]
     if u.shape[2] != positions:
         return None
-    late = positions**2 * (inputs + heads * outputs) >= heads * inputs * outputs
-    return Outer(name, axis, convolution, bare.bias, positions, inputs, outputs, late)
+    forms = [
+        Outer(name, axis, convolution, bare.bias, positions, inputs, outputs, late)
+        for late in (True, False)
+    ]
+    return min(forms, key=lambda form: form.multiplied(heads))

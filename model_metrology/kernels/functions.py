@@ -17,6 +17,7 @@ from model_metrology.kernels.blocks import (
     Block,
     Held,
     Memory,
+    Product,
     Rows,
     assemble,
     blocks,
@@ -33,13 +34,14 @@ from model_metrology.kernels.points import (
     chosen_parameters,
     evaluating,
 )
-from model_metrology.kernels.projections import Sketch
-from model_metrology.kernels.tangent import Gradients, make_plan
+from model_metrology.kernels.projections import Layout, Sketch
+from model_metrology.kernels.tangent import Gradients, Plan, make_plan
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Precision = Literal["model", "tf32", "bfloat16"]
+_AT_ONCE = 64  # points whose gradients are written out together: more are slower, out of caches
 _SHOWN = 64  # points whose kernel in full precision is compared with that in a lower one
 
 
@@ -65,7 +67,7 @@ class Options:
         Of the projection.
     """
 
-    memory_mb: float = 1000
+    memory_mb: float = 4000
     device: torch.device | str | None = None
     only: Sequence[str] | None = None
     precision: Precision = "model"
@@ -131,7 +133,7 @@ def trace_ntk(
     y: Tensor | ArrayLike | None = None,
     *,
     normalize: bool = True,
-    memory_mb: float = 1000,
+    memory_mb: float = 4000,
     device: torch.device | str | None = None,
     only: Sequence[str] | None = None,
     precision: Precision = "model",
@@ -191,7 +193,7 @@ def pseudo_ntk(
     y: Tensor | ArrayLike | None = None,
     *,
     normalize: bool = True,
-    memory_mb: float = 1000,
+    memory_mb: float = 4000,
     device: torch.device | str | None = None,
     only: Sequence[str] | None = None,
     precision: Precision = "model",
@@ -213,7 +215,7 @@ def projected_trace_ntk(
     dim: int = 10_240,
     seed: int = 0,
     normalize: bool = True,
-    memory_mb: float = 1000,
+    memory_mb: float = 4000,
     device: torch.device | str | None = None,
     only: Sequence[str] | None = None,
 ) -> Array:
@@ -235,7 +237,7 @@ def projected_pseudo_ntk(
     dim: int = 10_240,
     seed: int = 0,
     normalize: bool = True,
-    memory_mb: float = 1000,
+    memory_mb: float = 4000,
     device: torch.device | str | None = None,
     only: Sequence[str] | None = None,
 ) -> Array:
@@ -250,7 +252,7 @@ def conjugate_kernel(
     y: Tensor | ArrayLike | None = None,
     *,
     normalize: bool = True,
-    memory_mb: float = 1000,
+    memory_mb: float = 4000,
     device: torch.device | str | None = None,
 ) -> Array:
     """Conjugate kernel: inner products of the penultimate features.
@@ -287,7 +289,7 @@ def embedding_kernel(
     y: Tensor | ArrayLike | None = None,
     *,
     normalize: bool = True,
-    memory_mb: float = 1000,
+    memory_mb: float = 4000,
     device: torch.device | str | None = None,
 ) -> Array:
     """Embedding kernel: inner products of the outputs of all modules, summed over modules.
@@ -390,35 +392,51 @@ def _of_gradients(
     activations = activation_bytes(model, probe[:1])
     plan = make_plan(model, parameters, heads, probe, activations)
     product = product_in(options.precision)
-    if raw in ("trace", "pseudo"):
-        points = len(x) + (0 if y is None else len(y))
-        free = Memory(options.memory_mb, 0).available
-        at_once = plan.at_once(free, points)
-        memory = Memory(options.memory_mb, plan.point_bytes(at_once))
-        scratch = memory.scratch
+    points = len(x) + (0 if y is None else len(y))
+    at_once = plan.at_once(Memory(options.memory_mb, 0).available, points)
+    project = raw.startswith("projected")
+    if project or plan.best_written(at_once):
+        sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        into = Sketch(options.dim, options.seed) if project else Layout(sizes)
+        memory = Memory(options.memory_mb, len(heads) * into.dim * kind.itemsize)
+        # What the rows of all points leave free, while gradients are computed.
+        spare = max(options.memory_mb * 1e6 - points * memory.point_bytes, memory.scratch)
+        write = _written(plan, model, into, memory.scratch / 4, spare / 2, product)
+        return _Ready(write, f"{'projected ' * project}gradient", x, y, memory, place)
+    memory = Memory(options.memory_mb, plan.point_bytes(at_once))
+    scratch = memory.scratch
 
-        def hold(points: Tensor) -> Held:
-            return Gradients(plan, model, points, scratch, product, at_once)
+    def hold(points: Tensor) -> Held:
+        return Gradients(plan, model, points, scratch, product, at_once)
 
-        return _Ready(hold, "gradient", x, y, memory, place)
+    return _Ready(hold, "gradient", x, y, memory, place)
 
-    sketch, element = Sketch(options.dim, options.seed), eye.element_size()
-    memory = Memory(options.memory_mb, len(heads) * options.dim * element)
-    # Gradients are written out for as many points at a time as half of the scratch holds.
-    each = plan.point_bytes(1) + 2 * element * max(p.numel() for p in parameters.values())
-    step = max(int(memory.scratch / 2 // each), 1)
 
-    def project(points: Tensor) -> Held:
-        rows, outputs = points.new_zeros(len(points), len(heads), options.dim, dtype=kind), []
+def _written(
+    plan: Plan,
+    model: nn.Module,
+    into: Sketch | Layout,
+    scratch: float,
+    bytes_free: float,
+    product: Product,
+) -> Callable[[Tensor], Rows]:
+    """Gradients of points as rows, projected or whole, of as many at a time as memory allows."""
+    kind, heads = plan.heads.dtype, plan.heads
+    largest = max(parameter.numel() for parameter in plan.parameters.values())
+    each = plan.point_bytes(1) + 2 * kind.itemsize * largest
+    step = min(max(int(bytes_free // each), 1), _AT_ONCE)
+
+    def hold(points: Tensor) -> Rows:
+        rows, outputs = points.new_zeros(len(points), len(heads), into.dim, dtype=kind), []
         for start in range(0, len(points), step):
-            block = Gradients(plan, model, points[start : start + step], memory.scratch / 4)
+            block = Gradients(plan, model, points[start : start + step], scratch)
             for h, head in enumerate(heads):
                 for name, values in block.rows(head):
-                    sketch.add(rows[start : start + len(values), h], name, values)
+                    into.add(rows[start : start + len(values), h], name, values)
             outputs.append(block.outputs)
         return Rows([rows.flatten(1)], product, torch.cat(outputs))
 
-    return _Ready(project, "projected gradient", x, y, memory, place)
+    return hold
 
 
 def _of_features(

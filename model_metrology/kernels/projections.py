@@ -21,12 +21,34 @@ References
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Sketch"]
+__all__ = ["Layout", "Sketch"]
+
+
+class Layout:
+    """Vectors that come in named parts, side by side: in place of a projection, none.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Length of each part.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        ends = accumulate(sizes.values())
+        self._places = {name: end - sizes[name] for name, end in zip(sizes, ends, strict=True)}
+        self.dim = sum(sizes.values())
+
+    def add(self, target: Tensor, name: str, values: Tensor) -> None:
+        """Add values (n, k) of a part to target (n, K)."""
+        start = self._places[name]
+        target[:, start : start + values.shape[1]] += values
 
 
 class Sketch:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.func import functional_call, grad, vmap
 
-from model_metrology.kernels.blocks import Product, mirrored, product_in
+from model_metrology.kernels.blocks import Product, add_upper, mirrored, product_in
 from model_metrology.kernels.forms import (
     AXES,
     Axis,
@@ -34,8 +34,8 @@ __all__ = ["Gradients", "Plan", "make_plan"]
 logger = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, str], ...]
+_HARDLY_MORE = 1.5  # times the multiplications
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
-_TILE = 512  # columns of a symmetric block that are multiplied at once
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
 _MAPPED = 32  # points differentiated at once by torch.func
 
@@ -73,10 +73,27 @@ class Plan:
 
     def at_once(self, bytes_free: float, points: int) -> int:
         """How many heads to differentiate together: patches of images are made once for all."""
-        if points * self.point_bytes(len(self.heads)) <= bytes_free:
-            return len(self.heads)
-        # As much for gradients as for activations.
+        # As many as leave room for all points; else as much for gradients as for activations.
+        spare = bytes_free / points - self.kept
+        fitting = int(min(spare // max(self.passing, 1), len(self.heads)))
+        if fitting >= 1:
+            return fitting
         return max(min(self.kept // max(self.passing, 1), len(self.heads)), 1)
+
+    def written_bytes(self) -> int:
+        """Bytes of a point's gradients when written out."""
+        one = next(iter(self.parameters.values()))
+        numbers = sum(parameter.numel() for parameter in self.parameters.values())
+        return len(self.heads) * numbers * one.element_size()
+
+    def best_written(self, heads_at_once: int) -> bool:
+        """Whether writing gradients out takes less memory, for hardly more multiplications."""
+        heads = len(self.heads)
+        less = self.written_bytes() < self.point_bytes(heads_at_once)
+        written = heads * sum(parameter.numel() for parameter in self.parameters.values())
+        formed = sum(group.multiplied(heads) for group in self.groups)
+        formed += heads * sum(self.parameters[name].numel() for name in self.rest)
+        return less and written <= _HARDLY_MORE * formed
 
     def point_bytes(self, heads: int) -> int:
         """Bytes that a point of a block takes."""
@@ -125,7 +142,7 @@ def make_plan(
         logger.info("per-sample gradients by torch.func for %s", ", ".join(rest))
     mapped = not rest or _vmap_works(model, {n: parameters[n] for n in rest}, few[0], probe)
     signature = {name: _signature(used[name]) for name in parameters if name not in rest}
-    kept = 2 * activations + _kept_bytes(groups, rest, len(heads), parameters)
+    kept = activations + _kept_bytes(groups, rest, len(heads), parameters)
     gradients = _at_nodes(outputs, heads[0], [uses or [] for uses in used.values()])
     passing = sum(g.nbytes for g in gradients.values()) // len(probe)
     return Plan(parameters, heads, tuple(groups), rest, mapped, signature, kept, passing)
@@ -525,17 +542,12 @@ class _Sum:
 
     def _add_rows(self, into: Tensor, rows: Sequence[Tensor]) -> None:
         """Add inner products of rows."""
-        left, right = rows[0], rows[-1]
-        if not self.symmetric:
-            into += self.product(left, right)
-            for squares, side in zip(self.squares, rows, strict=True):
-                squares += torch.linalg.vector_norm(side, dim=1, dtype=torch.float64).square()
+        if self.symmetric:
+            add_upper(into, rows[0], self.product)
             return
-        n = len(left)
-        step = max(min(_TILE, n // 8), 64)
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            into[:stop, start:stop] += self.product(left[:stop], right[start:stop])
+        into += self.product(rows[0], rows[1])
+        for squares, side in zip(self.squares, rows, strict=True):
+            squares += torch.linalg.vector_norm(side, dim=1, dtype=torch.float64).square()
 
     def _add_late(
         self,

@@ -17,6 +17,7 @@ from model_metrology.kernels import (
     tangent,
     trace_ntk,
 )
+from model_metrology.kernels.blocks import Rows
 from model_metrology.kernels.forms import Outer
 from model_metrology.models import build_model
 from model_metrology.recipes import Architecture
@@ -216,6 +217,24 @@ def test_what_vmap_gets_wrong_is_computed_point_by_point(monkeypatch):
     original = tangent._by_vmap
     monkeypatch.setattr(tangent, "_by_vmap", lambda *args: 2 * original(*args))
     np.testing.assert_allclose(trace_ntk(model, x), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("hardly_more", [0.0, 1e9])
+def test_gradients_written_out_give_the_same_kernel(hardly_more, monkeypatch):
+    model = build_model(
+        Architecture(name="cnn-cifar2", outputs="one"), image_shape=(3, 16, 16), classes=2, seed=0
+    )
+    model, x = model.double(), points((3, 16, 16), 70)  # more than are written out together
+    held = []
+    monkeypatch.setattr("model_metrology.kernels.tangent._HARDLY_MORE", hardly_more)
+    rows = Rows.with_itself
+    monkeypatch.setattr(Rows, "with_itself", lambda self: held.append(self) or rows(self))
+    kernel = trace_ntk(model, x, normalize=False)
+    assert bool(held) == (hardly_more > 0)
+    assert relative_error(kernel[:5, :5], by_jacobian(model, x[:5])) < 1e-10
+    # The last points, in another part, against the first.
+    cross = by_jacobian(model, torch.cat([x[:2], x[-2:]]))
+    assert relative_error(kernel[np.ix_([0, 1, 68, 69], [0, 1, 68, 69])], cross) < 1e-10
 
 
 def test_a_form_that_is_wrong_is_not_used(monkeypatch):
