@@ -6,6 +6,7 @@
 #   dataset -> training (one job a block of runs) -> outputs -> variability -> figures -> report
 #   two-layer networks -> spectra -> forensics ------------------------------^
 #   trained, foreign and language networks -> kernels -> surrogates ----------^
+#   texts and images -> embeddings -> contrasts, translations, signature -----^
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -34,6 +35,7 @@ include: "rules/training.smk"
 include: "rules/variability.smk"
 include: "rules/spectra.smk"
 include: "rules/surrogates.smk"
+include: "rules/embeddings.smk"
 include: "rules/figures.smk"
 
 
@@ -42,6 +44,7 @@ targets = [
     *(variability_results if study.variability else []),
     *(spectra_results if study.spectra else []),
     *(surrogates_results if study.surrogates else []),
+    *(embeddings_results if study.embeddings else []),
 ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from model_metrology.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from model_metrology.embeddings.separability import Separability, separability
     from model_metrology.kernels import (
         conjugate_kernel,
         embedding_kernel,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlphaHat",
     "Faithfulness",
+    "Separability",
     "Spectrum",
     "SpectrumClass",
     "Surrogate",
@@ -43,6 +45,7 @@ __all__ = [
     "ntk_spectrum",
     "projected_trace_ntk",
     "pseudo_ntk",
+    "separability",
     "trace_ntk",
     "trimmed_ks",
     "weight_spectrum",
@@ -52,6 +55,7 @@ __version__ = "0.1.0"
 __getattr__ = lazy_names(
     __name__,
     {
+        "embeddings.separability": ["Separability", "separability"],
         "kernels": [
             "conjugate_kernel",
             "embedding_kernel",

@@ -10,9 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+import h5py
+import numpy as np
 import pandas as pd
 
 from model_metrology.data.datasets import Dataset
+from model_metrology.embeddings.items import Items, strings
+from model_metrology.embeddings.views import Embedding
 from model_metrology.runs import Outputs, TrainedRun
 from model_metrology.spectra.runs import MATRICES, RunSpectra, WidthRun
 from model_metrology.store import Tree, open_file, read, read_group, write
@@ -21,17 +25,17 @@ from model_metrology.surrogates.outputs import KernelColumns, Measured, SubjectO
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a CSV table of a study; a population named ``1`` or ``NA`` keeps that name."""
-    columns = (
-        "population",
-        "population_a",
-        "population_b",
-        "dataset",
-        "candidates",
-        "scope",
-        "group",
-    )
-    names = dict.fromkeys(columns, str)
-    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+    names = dict.fromkeys((*_NAMES, *_WORDS), str)
+    table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+    return table.fillna(dict.fromkeys(set(_WORDS) & set(table.columns), ""))
+
+
+_NAMES = (
+    "population", "population_a", "population_b", "dataset", "candidates", "scope", "group",
+    "contrast", "embedder", "label", "source", "true", "predicted", "scenario",
+)  # fmt: skip
+# In these, to say nothing has a meaning.
+_WORDS = ("view", "control", "choice", "chosen", "source_a", "source_b", "excerpt")
 
 
 def write_dataset(path: str | os.PathLike[str], dataset: Dataset, attrs: Mapping[str, Any]) -> None:
@@ -284,6 +288,76 @@ def read_surrogate(path: str | os.PathLike[str], kernel: str) -> Tree:
     """Read one kernel's surrogate of what :func:`write_surrogates` wrote."""
     with open_file(path, kind="surrogates") as file:
         return read_group(file[kernel])
+
+
+def write_items(path: str | os.PathLike[str], items: Items, attrs: Mapping[str, Any]) -> None:
+    """Write the items of one or of several sources."""
+    text = h5py.string_dtype()
+    tree: Tree = {name: np.asarray(getattr(items, name), text) for name in _ITEM_COLUMNS}
+    tree["labels"] = {name: np.asarray(each, text) for name, each in items.labels.items()}
+    if items.texts is not None:
+        tree["texts"] = np.asarray(items.texts, text)
+    if items.images is not None:
+        tree["images"] = items.images
+    axes: dict[str, tuple[str, ...]] = dict.fromkeys((*_ITEM_COLUMNS, "texts"), ("item",))
+    axes |= {"images": ("item", "row", "column", "channel")}
+    write(path, tree, kind="items", attrs=attrs, axes=axes, units={"images": "intensity, 0 to 255"})
+
+
+_ITEM_COLUMNS = ("source", "id", "group")
+
+
+def read_items(path: str | os.PathLike[str]) -> Items:
+    """Read what :func:`write_items` wrote."""
+    tree, _ = read(path, kind="items")
+    return Items(
+        kind="images" if "images" in tree else "texts",
+        **{name: strings(tree[name]) for name in _ITEM_COLUMNS},
+        labels={name: strings(each) for name, each in tree["labels"].items()},
+        texts=strings(tree["texts"]) if "texts" in tree else None,
+        images=tree.get("images"),
+    )
+
+
+def write_embeddings(
+    path: str | os.PathLike[str], embeddings: Mapping[str, Embedding], attrs: Mapping[str, Any]
+) -> None:
+    """Write vectors by control (``plain`` for items as they are) and view."""
+    tree = {control or _PLAIN: dict(each.views) for control, each in embeddings.items()}
+    names = {name for views in tree.values() for name in views}
+    axes = dict.fromkeys(names, ("item", "coordinate"))
+    write(path, tree, kind="embedding", attrs={**attrs, "views": _views(embeddings)}, axes=axes)
+
+
+_PLAIN = "plain"
+
+
+def _views(embeddings: Mapping[str, Embedding]) -> list[str]:
+    """Names of views in their order, which HDF5 does not keep."""
+    return list(embeddings[""].views)
+
+
+def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Embedding]:
+    """Read what :func:`write_embeddings` wrote: items as they are under ``""``."""
+    tree, attrs = read(path, kind="embedding")
+    return {
+        "" if control == _PLAIN else control: Embedding({n: views[n] for n in attrs["views"]})
+        for control, views in tree.items()
+    }
+
+
+def write_generated(
+    path: str | os.PathLike[str], images: np.ndarray, attrs: Mapping[str, Any]
+) -> None:
+    """Write images that a model drew, (n, C, H, W)."""
+    axes = {"images": ("image", "channel", "row", "column")}
+    units = {"images": "intensity, 0 to 255"}
+    write(path, {"images": images}, kind="generated", attrs=attrs, axes=axes, units=units)
+
+
+def read_generated(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read what :func:`write_generated` wrote."""
+    return read(path, kind="generated")[0]["images"]
 
 
 def read_any(path: str | os.PathLike[str]) -> Any:

@@ -30,6 +30,15 @@ from pydantic import (
 
 from model_metrology.data.datasets import DATASETS, DatasetSpec
 from model_metrology.data.poison import Poison, check_poison
+from model_metrology.embeddings.apertium import apertium_available
+from model_metrology.embeddings.names import BASELINES, SIGNATURE
+from model_metrology.embeddings.recipes import (
+    Contrast,
+    Embedder,
+    SignatureOptions,
+    Source,
+    TranslationContrast,
+)
 from model_metrology.kernels.names import KERNELS, KernelName
 from model_metrology.recipes import (
     BUILT_IN,
@@ -257,6 +266,63 @@ class Surrogates(Options):
         }
 
 
+class Embeddings(Options):
+    """Embeddings: can one large model tell what other models wrote or drew?"""
+
+    sources: dict[Name, Source] = Field(min_length=1)
+    """Collections of texts or of images, by name."""
+    embedders: dict[Name, Embedder] = Field(min_length=1)
+    """Models that embed them, by name."""
+    contrasts: dict[Name, Contrast] = {}
+    """Sources held against each other, by name."""
+    translations: dict[Name, TranslationContrast] = {}
+    """Texts before and after translation, by name."""
+    signature: SignatureOptions | None = None
+    """Naming the source of a text or image; absent: not tried."""
+    cache: str = "resources/embeddings"
+    """Folder that keeps what was embedded, shared by studies."""
+    folds: int = Field(5, ge=3)
+    """Folds of cross-validation; a group is never divided between them."""
+    permutations: int = Field(200, ge=19)
+    """Permutations of each test."""
+    bootstraps: int = Field(200, ge=20)
+    """Bootstrap replicates of each interval."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Intervals cover 1 - level."""
+
+    def collections(self) -> dict[str, list[str]]:
+        """Sources of everything that is embedded as one: contrasts, translations, signature."""
+        named = {name: contrast.sources for name, contrast in self.contrasts.items()}
+        for name, each in self.translations.items():
+            named[name] = [each.original, each.translated, each.target]
+        if self.signature:
+            named[SIGNATURE] = [*self.signature.sources, *self.signature.unknown]
+        return named
+
+    def of_images(self, source: str) -> bool:
+        """Whether a source is of images; a path is where its file's kind says so."""
+        options = self.sources[source]
+        if options.translation:
+            return False
+        if options.path is not None:
+            return Path(options.path).is_dir()
+        return not (options.package or options.hub)
+
+    def embedders_of(self, collection: str) -> list[str]:
+        """Names of the embedders that take a collection's items."""
+        images = self.of_images(self.collections()[collection][0])
+        fitting = [name for name, one in self.embedders.items() if one.of_images == images]
+        wanted = self._asked(collection).embedders
+        return [name for name in fitting if not wanted or name in wanted]
+
+    def _asked(self, collection: str) -> Contrast | TranslationContrast | SignatureOptions:
+        """What is asked of a collection."""
+        if collection == SIGNATURE:
+            assert self.signature is not None  # or there would be no such collection
+            return self.signature
+        return (self.contrasts | self.translations)[collection]
+
+
 class Study(Options):
     """A study of trained models as instruments."""
 
@@ -279,12 +345,14 @@ class Study(Options):
     """The spectra of two-layer networks, and of those above; absent: not run."""
     surrogates: Surrogates | None = None
     """Kernel surrogates and their attributions; absent: not run."""
+    embeddings: Embeddings | None = None
+    """Texts and images as large models see them; absent: not run."""
 
     @model_validator(mode="after")
     def _check(self) -> Study:
         _check_any(self)
         checks = (_check_datasets, _check_populations, _check_variability, _check_spectra)
-        for check in (*checks, _check_surrogates):
+        for check in (*checks, _check_surrogates, _check_embeddings):
             check(self)
         return self
 
@@ -300,7 +368,8 @@ def _known(kind: str, key: str, name: str, names: Mapping[str, Any]) -> None:
 
 def _check_any(study: Study) -> None:
     trained = study.populations or (study.spectra and study.spectra.populations)
-    if not trained and not (study.surrogates and study.surrogates.named()):
+    taken_in = study.embeddings or (study.surrogates and study.surrogates.named())
+    if not trained and not taken_in:
         raise ValueError("populations: there is nothing to train; name at least one population")
 
 
@@ -598,6 +667,84 @@ def _check_points(study: Study, options: Surrogates, dataset: str) -> None:
             f"{spec.classes[counts.argmin()]!r} has {counts.min()}, {needed} are needed; take more"
             + (", or give a number for surrogates.l2" if counts.min() == 1 else "")
         )
+
+
+def _check_embeddings(study: Study) -> None:
+    options = study.embeddings
+    if options is None:
+        return
+    for name, source in options.sources.items():
+        _check_source(study, options, f"embeddings.sources.{name}", name, source)
+    if BASELINES in options.embedders:
+        raise ValueError(f"embeddings.embedders: {BASELINES!r} has a meaning of its own; rename it")
+    collections = options.collections()
+    for name in (*options.contrasts, *options.translations):
+        both = name in options.contrasts and name in options.translations
+        if name in (SIGNATURE, "sources") or both:
+            raise ValueError(f"embeddings: {name!r} is the name of something else too; rename it")
+    if not collections:
+        raise ValueError("embeddings.contrasts: there is nothing to measure; name a contrast")
+    for name, sources in collections.items():
+        _check_collection(options, _collection_key(options, name), name, sources)
+
+
+def _collection_key(options: Embeddings, name: str) -> str:
+    """Where in the study a collection is named."""
+    if name == SIGNATURE:
+        return "embeddings.signature"
+    return f"embeddings.{'contrasts' if name in options.contrasts else 'translations'}.{name}"
+
+
+def _check_collection(options: Embeddings, key: str, name: str, sources: list[str]) -> None:
+    for source in sources:
+        _known("source", key, source, options.sources)
+    if len(set(sources)) < len(sources):
+        raise ValueError(f"{key}: a source is named twice; name each once")
+    kinds = {options.of_images(source) for source in sources}
+    if len(kinds) > 1:
+        raise ValueError(f"{key}: some sources are of texts, others of images; hold like to like")
+    if kinds == {True} and name in options.translations:
+        raise ValueError(f"{key}: images have no language; name sources of texts")
+    for embedder in options._asked(name).embedders:
+        _known("embedder", f"{key}.embedders", embedder, options.embedders)
+    if not options.embedders_of(name):
+        raise ValueError(
+            f"{key}: no embedder takes {'images' if kinds == {True} else 'texts'}; add one to "
+            "embeddings.embedders"
+        )
+
+
+def _check_source(study: Study, options: Embeddings, key: str, name: str, source: Source) -> None:
+    for file_key in ("path", "groups"):
+        path = getattr(source, file_key)
+        if path is not None and not Path(path).exists():
+            raise ValueError(
+                f"{key}.{file_key}: there is no file or folder {path}; give its path as seen from "
+                "the folder that the workflow is run in"
+            )
+    for dataset_key, dataset in (
+        ("dataset", source.dataset),
+        ("generator.dataset", source.generator.dataset if source.generator else None),
+    ):
+        if dataset is not None:
+            _known("dataset", f"{key}.{dataset_key}", dataset, study.datasets)
+    for made_key in ("translation", "recompression"):
+        made = getattr(source, made_key)
+        if made is None:
+            continue
+        _known("source", f"{key}.{made_key}.of", made.of, options.sources)
+        origin = options.sources[made.of]
+        if origin.translation or origin.recompression:
+            raise ValueError(
+                f"{key}.{made_key}.of: {made.of} is made from another source itself; name that one"
+            )
+        if source.translation and (why := apertium_available(source.translation.through)):
+            raise ValueError(f"{key}.translation.through: {why}")
+        if options.of_images(made.of) != (made_key == "recompression"):
+            raise ValueError(
+                f"{key}.{made_key}.of: {made.of} is a source of "
+                f"{'images' if made_key == 'translation' else 'texts'}"
+            )
 
 
 def _plain(error: ValidationError, source: str) -> str:

@@ -16,6 +16,14 @@ os.environ.update(
 )
 
 from model_metrology.digests import code_digest
+from model_metrology.embeddings.names import (
+    BASELINES,
+    CONTRAST_TABLES,
+    SEPARATION_TABLES,
+    SIGNATURE,
+    SIGNATURE_TABLES,
+)
+from model_metrology.embeddings.names import TABLES as EMBEDDING_TABLES
 from model_metrology.recipes import block_runs
 from model_metrology.study import StudyError, folder_name, load_study
 from model_metrology.surrogates.names import TABLES as SURROGATE_TABLES
@@ -45,6 +53,9 @@ wildcard_constraints:
     subject=r"[^/]+",
     run=r"\d{4}",
     columns=r"\d+-\d+",
+    source=r"[^/]+",
+    collection=r"[^/]+",
+    embedder=rf"(?!{BASELINES}/)[^/]+",
 
 
 RESULTS = f"results/{folder_name(study.name)}"
@@ -329,3 +340,65 @@ def compared_keys():
         compared = range(size)[: study.surrogates.compared]
         keys += [key | {"run": run} for run in compared]
     return keys
+
+
+# Sources of texts and images, embedders, and what is held against what.
+def source_options(wildcards):
+    """What a source is; where its folder of results is does not matter."""
+    return study.embeddings.sources[unquote(wildcards.source)].model_dump(mode="json")
+
+
+def source_files(names):
+    return [f"<results>/embeddings/sources/{folder_name(name)}.h5" for name in names]
+
+
+def source_inputs(wildcards):
+    """Files that a source is read or made from."""
+    options = study.embeddings.sources[unquote(wildcards.source)]
+    if options.generator:
+        return {"images": f"<results>/embeddings/generated/{wildcards.source}.h5"}
+    if options.dataset:
+        return {"dataset": data_file(options.dataset)}
+    made = options.translation or options.recompression
+    if made:
+        return {"origin": source_files([made.of])}
+    paths = {"path": options.path, "groups": options.groups}
+    return {key: path for key, path in paths.items() if path is not None}
+
+
+def embedder_options(wildcards):
+    return study.embeddings.embedders[unquote(wildcards.embedder)].model_dump(
+        mode="json"
+    )
+
+
+def controls_of(wildcards):
+    """What is taken away from the items of a contrast; from images nothing."""
+    name = unquote(wildcards.collection)
+    contrast = study.embeddings.contrasts.get(name)
+    texts = contrast and not study.embeddings.of_images(contrast.sources[0])
+    return contrast.controls if texts else []
+
+
+def embedding_key(wildcards):
+    """Columns that say of what a row of a table is."""
+    return {
+        "contrast": unquote(wildcards.collection),
+        "embedder": unquote(wildcards.embedder),
+    }
+
+
+def embedding_tables(name):
+    """Files of a table, of all collections and embedders that have it."""
+    options = study.embeddings
+    kinds = {
+        **dict.fromkeys(CONTRAST_TABLES, options.contrasts),
+        "translation": options.translations,
+        **dict.fromkeys(SIGNATURE_TABLES, [SIGNATURE] if options.signature else []),
+    }
+    baselines = [BASELINES] if name in SEPARATION_TABLES else []
+    return [
+        f"<results>/embeddings/{folder_name(collection)}/{folder_name(embedder)}/{name}.csv"
+        for collection in kinds[name]
+        for embedder in [*options.embedders_of(collection), *baselines]
+    ]

@@ -82,7 +82,7 @@ if study.surrogates:
         script:
             "../scripts/subject_outputs.py"
 
-    rule kernels:
+    rule kernel_columns:
         # Some columns of all kernels, not normalised: one job a run, or many on a cluster.
         input:
             unpack(subject_inputs),
@@ -111,7 +111,7 @@ if study.surrogates:
             device=study.device,
             code=KERNEL_CODE,
         script:
-            "../scripts/kernels.py"
+            "../scripts/kernel_columns.py"
 
     rule surrogates:
         # The kGLM of each kernel: how faithful it is, and what it attributes to what.

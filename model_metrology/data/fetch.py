@@ -21,6 +21,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import urllib.request
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -429,26 +431,78 @@ def _npm_pack(package: str) -> bytes:
         return _only_file(folder, "*.tgz").read_bytes()
 
 
+def apt_unpack(package: str, folder: str | os.PathLike[str]) -> list[str]:
+    """Unpack a Debian package and those it needs that are not installed; nothing is installed.
+
+    Needs no rights: what packages run when they are installed is not run.
+
+    Parameters
+    ----------
+    package : str
+        The package's name.
+    folder : path
+        Stands for the machine's root: a program's file is in ``usr/bin`` in it.
+
+    Returns
+    -------
+    list of str
+        Names of the package files, ``NAME_VERSION_ARCHITECTURE.deb``.
+
+    Raises
+    ------
+    DataUnavailableError
+        If apt-get or dpkg-deb is missing or fails; the message says which and why.
+    """
+    try:
+        with _debian_packages(package, needed=True) as files:
+            root = Path(folder).resolve()
+            root.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                _run(["dpkg-deb", "--extract", str(file), str(root)], str(file.parent))
+            return [file.name for file in files]
+    except (_SourceError, OSError, subprocess.SubprocessError) as error:
+        raise DataUnavailableError(f"Debian package {package}: {error}") from error
+
+
 def _apt_download(package: str) -> bytes:
     """Get a tar archive of a Debian package's files; needs no rights and installs nothing."""
+    with _debian_packages(package) as files:
+        if len(files) != 1:
+            raise _SourceError(f"the package client left {len(files)} files *.deb, expected one")
+        return _run(["dpkg-deb", "--fsys-tarfile", str(files[0])], str(files[0].parent))
+
+
+@contextmanager
+def _debian_packages(package: str, *, needed: bool = False) -> Iterator[list[Path]]:
+    """Download a package, with what it needs and the machine lacks if wanted; kept until exit."""
     limits = [f"Acquire::{scheme}::Timeout={int(TIMEOUT)}" for scheme in ("http", "https")]
     with tempfile.TemporaryDirectory() as folder:
         # Where the machine's package lists are empty only root could fill them; lists of our
         # own need no rights.
         own = [f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/cache"]
         try:
-            _apt_get("download", package, options=limits, cwd=folder)
+            _apt_get_packages(package, needed, options=limits, cwd=folder)
         except _SourceError:
             for partial_downloads in ("lists/partial", "cache/archives/partial"):
                 Path(folder, partial_downloads).mkdir(parents=True)
             _apt_get("update", options=limits + own, cwd=folder)
-            _apt_get("download", package, options=limits + own, cwd=folder)
-        return _run(["dpkg-deb", "--fsys-tarfile", str(_only_file(folder, "*.deb"))], folder)
+            _apt_get_packages(package, needed, options=limits + own, cwd=folder)
+        yield sorted(Path(folder).glob("*.deb"))
 
 
-def _apt_get(*command: str, options: Sequence[str], cwd: str) -> None:
+def _apt_get_packages(package: str, needed: bool, options: Sequence[str], cwd: str) -> None:
+    names = []
+    if needed:
+        plan = _apt_get(
+            "install", "--simulate", "--no-install-recommends", package, options=options, cwd=cwd
+        )
+        names = re.findall(r"^Inst (\S+)", plan.decode(), flags=re.MULTILINE)
+    _apt_get("download", *(names or [package]), options=options, cwd=cwd)
+
+
+def _apt_get(*command: str, options: Sequence[str], cwd: str) -> bytes:
     settings = [part for option in ("Acquire::Retries=0", *options) for part in ("-o", option)]
-    _run(["apt-get", "--quiet", *settings, *command], cwd)
+    return _run(["apt-get", "--quiet", *settings, *command], cwd)
 
 
 def _pip_download(package: str) -> bytes:

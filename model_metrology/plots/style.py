@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -15,6 +15,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 P = ParamSpec("P")
 
@@ -101,17 +102,29 @@ def short(text: str, length: int = 16) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def legend_below(figure: Figure, axes: Axes, *, columns: int = 5) -> None:
-    """Put the legend of one of the axes below the figure, where it covers no data."""
-    handles, labels = axes.get_legend_handles_labels()
+def handle(i: int, label: str, **options: Any) -> Line2D:
+    """Legend entry of group number `i`."""
+    look: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 7}
+    return Line2D([], [], linestyle="none", label=label, **look | options)
+
+
+def below(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None, *, columns: int = 5
+) -> None:
+    """Put a legend of these entries below the figure, where it covers no data."""
     if handles:
         figure.legend(
-            handles,
-            labels,
+            handles=handles,
+            labels=labels or [entry.get_label() for entry in handles],
             loc="outside lower center",
             ncols=min(columns, len(handles)),
             fontsize=9,
         )
+
+
+def legend_below(figure: Figure, axes: Axes, *, columns: int = 5) -> None:
+    """Put the legend of one of the axes below the figure."""
+    below(figure, *axes.get_legend_handles_labels(), columns=columns)
 
 
 def save(figure: Figure, *paths: str | os.PathLike[str]) -> None:
@@ -145,3 +158,9 @@ def save(figure: Figure, *paths: str | os.PathLike[str]) -> None:
 def order(names: Iterable[object]) -> list[str]:
     """Names without repeats, in the order of their first mention."""
     return list(dict.fromkeys(str(name) for name in names))
+
+
+def ordered(names: Iterable[object], known: Sequence[str]) -> list[str]:
+    """Names that occur, the known ones first and in their order."""
+    found = order(names)
+    return [name for name in order([*known, *found]) if name in found]

@@ -7,7 +7,7 @@ correlation that a panel of scores carries in its title.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,6 @@ _OTHERS = "#7F7F7F"
 _GRID = 600
 
 
-def _ordered(names: Iterable[object], known: Sequence[str]) -> list[str]:
-    """Names that occur, the known ones first and in their order."""
-    found = style.order(names)
-    return [name for name in style.order([*known, *found]) if name in found]
-
-
 def _kernel(name: str) -> str:
     """The name of a kernel as papers write it."""
     return "trNTK⁰" if name == "trNTK0" else style.plain(name)
@@ -73,24 +67,12 @@ def _kernel(name: str) -> str:
 def _choose(table: pd.DataFrame, kernel: str | None) -> tuple[str, pd.DataFrame]:
     """A kernel, the first in the usual order unless named, and its rows."""
     if kernel is None:
-        kernel = (_ordered(table["kernel"], _KERNELS) or ["trNTK"])[0]
+        kernel = (style.ordered(table["kernel"], _KERNELS) or ["trNTK"])[0]
     return kernel, table[table["kernel"] == kernel]
 
 
 def _first_run(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["run"] == table["run"].min()]
-
-
-def _handle(i: int, label: str, **options: Any) -> Line2D:
-    """Legend entry of group number `i`."""
-    look: dict[str, Any] = {"color": style.colour(i), "marker": style.marker(i), "markersize": 7}
-    return Line2D([], [], linestyle="none", label=label, **look | options)
-
-
-def _below(figure: Figure, handles: Sequence[Any], *, columns: int) -> None:
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), fontsize=9
-    )
 
 
 # -- faithfulness --------------------------------------------------------------------------------
@@ -205,7 +187,7 @@ def faithfulness_figure(faithfulness: pd.DataFrame) -> Figure:
     known = known[known["surrogate"] == "glm"]
     if known.empty:
         return style.in_words("The faithfulness of no surrogate (glm) was measured.")
-    kernels = _ordered(known["kernel"], _KERNELS)
+    kernels = style.ordered(known["kernel"], _KERNELS)
     names = style.order(known["population"])
     figure, panels = style.subplots(len(_METRICS), 1, height=7.4, sharex=True)
     for axes, metric in zip(panels, _METRICS, strict=True):
@@ -215,8 +197,8 @@ def faithfulness_figure(faithfulness: pd.DataFrame) -> Figure:
     panels[-1].set_xticks(range(len(kernels)), [_kernel(name) for name in kernels])
     panels[-1].set_xlabel("kernel of the surrogate")
     figure.align_ylabels(panels)
-    handles = [_handle(i, _runs_of(known, name)) for i, name in enumerate(names)]
-    _below(figure, handles, columns=3)
+    handles = [style.handle(i, _runs_of(known, name)) for i, name in enumerate(names)]
+    style.below(figure, handles, columns=3)
     return figure
 
 
@@ -235,7 +217,7 @@ def solvers_figure(faithfulness: pd.DataFrame, *, kernel: str = "trNTK") -> Figu
     known = known[known["kernel"] == kernel]
     if known.empty:
         return style.in_words(f"No surrogate was measured on the kernel {_kernel(kernel)}.")
-    solvers = _ordered(known["surrogate"], tuple(_SURROGATES))
+    solvers = style.ordered(known["surrogate"], tuple(_SURROGATES))
     names = style.order(known["population"])
     figure, panels = style.subplots(1, len(_METRICS), height=4.8)
     for axes, metric in zip(panels, _METRICS, strict=True):
@@ -248,11 +230,11 @@ def solvers_figure(faithfulness: pd.DataFrame, *, kernel: str = "trNTK") -> Figu
         axes.set_xticks(range(len(names)), labels, **(slant if len(names) > 1 else {}))
     figure.suptitle(f"kernel {_kernel(kernel)}", fontsize=11)
     handles = [
-        _handle(i, _SURROGATES.get(name, style.plain(name))) for i, name in enumerate(solvers)
+        style.handle(i, _SURROGATES.get(name, style.plain(name))) for i, name in enumerate(solvers)
     ]
     if len(solvers) > 1:
         handles.append(Line2D([], [], color="#bbbbbb", linewidth=1.0, label="one run"))
-    _below(figure, handles, columns=4)
+    style.below(figure, handles, columns=4)
     return figure
 
 
@@ -287,7 +269,7 @@ def published_figure(summary: pd.DataFrame) -> Figure:
         return style.in_words("Nothing of what was measured here has a published value.")
     given = given.assign(place=_rows(given))
     lines = given.drop_duplicates("place").sort_values("place")
-    shown = _ordered(given["metric"], tuple(metrics))
+    shown = style.ordered(given["metric"], tuple(metrics))
     height = float(np.clip(1.5 + 0.3 * len(lines), 3.0, 9.8))
     figure, grid = style.subplots(1, len(shown), height=height, squeeze=False, sharey=True)
     for axes, metric in zip(grid[0], shown, strict=True):
@@ -313,13 +295,13 @@ def published_figure(summary: pd.DataFrame) -> Figure:
     grid[0][0].set_yticks(range(len(lines)), labels)
     grid[0][0].set_ylim(len(lines) - 0.4, -0.6)
     handles = [
-        _handle(0, "here, ± standard error"),
+        style.handle(0, "here, ± standard error"),
         Line2D([], [], label="published, ± standard error", **_OPEN),
         Line2D(
             [], [], color=style.colour(1), linewidth=2.2, label="over two standard errors apart"
         ),
     ]
-    _below(figure, handles, columns=3)
+    style.below(figure, handles, columns=3)
     return figure
 
 
@@ -334,8 +316,8 @@ def _rows(given: pd.DataFrame) -> list[int]:
     keys = list(zip(*(given[name] for name in ("population", "kernel", "surrogate")), strict=True))
     orders = (
         style.order(given["population"]),
-        _ordered(given["kernel"], _KERNELS),
-        _ordered(given["surrogate"], tuple(_SURROGATES)),
+        style.ordered(given["kernel"], _KERNELS),
+        style.ordered(given["surrogate"], tuple(_SURROGATES)),
     )
     ranks = {
         key: tuple(names.index(str(part)) for names, part in zip(orders, key, strict=True))
@@ -438,8 +420,10 @@ def scatter_figure(
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     figure.suptitle(f"kernel {_kernel(kernel)}", fontsize=11)
-    handles = [_handle(i, words) for words, i in sorted(seen.items(), key=lambda item: item[1])]
-    _below(figure, handles, columns=5)
+    handles = [
+        style.handle(i, words) for words, i in sorted(seen.items(), key=lambda item: item[1])
+    ]
+    style.below(figure, handles, columns=5)
     return figure
 
 
@@ -561,7 +545,7 @@ def attribution_classes_figure(
         "numbers above: sum over the class",
         fontsize=11,
     )
-    _below(
+    style.below(
         figure,
         [
             Patch(color=style.colour(0), label="▲ class the network predicts"),
@@ -790,7 +774,7 @@ def agreement_figure(agreement: pd.DataFrame, *, kernel: str | None = None) -> F
             f"No two models were compared by their attributions on {_kernel(kernel)}."
         )
     known = known.assign(same=known["same_prediction"].astype(bool))
-    relations = _ordered(known["relation"], _RELATIONS)
+    relations = style.ordered(known["relation"], _RELATIONS)
     figure, (left, right) = style.subplots(1, 2, height=5.2)
     for i, relation in enumerate(relations):
         for same, dashes in ((True, "-"), (False, "--")):
@@ -864,7 +848,7 @@ def poison_figure(poison: pd.DataFrame) -> Figure:
     known = poison.dropna(subset=["precision", "recall"], how="all")
     if known.empty:
         return style.in_words("No poisoned training points were looked for.")
-    kernels = _ordered(known["kernel"], _KERNELS)
+    kernels = style.ordered(known["kernel"], _KERNELS)
     keys: list[tuple[str, float, str]] = list(
         known[["trigger", "fraction", "population"]]
         .drop_duplicates()
@@ -895,16 +879,16 @@ def poison_figure(poison: pd.DataFrame) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("fraction")
     grid[0][0].set_ylim(-0.04, 1.04)
-    handles = [_handle(i, words) for i, (words, _) in enumerate(_FOUND.values())]
+    handles = [style.handle(i, words) for i, (words, _) in enumerate(_FOUND.values())]
     handles.append(
-        _handle(0, "network not fooled", color=_OTHERS, markerfacecolor="none", markersize=6)
+        style.handle(0, "network not fooled", color=_OTHERS, markerfacecolor="none", markersize=6)
     )
     handles.append(Line2D([], [], color=style.REFERENCE, linewidth=2.0, label="mean"))
     handles += [
         Line2D([], [], color=style.colour(i), label=f"{words} by chance", **_CHANCE[i])
         for i, (words, _) in enumerate(_FOUND.values())
     ]
-    _below(figure, handles, columns=6)
+    style.below(figure, handles, columns=6)
     return figure
 
 
@@ -955,7 +939,7 @@ def poison_curves_figure(poison_curves: pd.DataFrame) -> Figure:
     known = poison_curves.dropna(subset=["recall", "precision"])
     if known.empty:
         return style.in_words("No poisoned training points were looked for.")
-    kernels, names = _ordered(known["kernel"], _KERNELS), style.order(known["population"])
+    kernels, names = style.ordered(known["kernel"], _KERNELS), style.order(known["population"])
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     height = min(0.9 + (3.3 if rows > 1 else 3.8) * rows, 9.8)

@@ -1,4 +1,4 @@
-"""Tables for people: one self-contained HTML page of a study's populations and claims."""
+"""Tables for people: self-contained HTML pages of what a study measured, and of its claims."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from model_metrology.plots.methods import CONTROLS, Method, known_rows, methods_of, sources_of
+
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #222; max-width: 75em }
 h2 { font-size: 1.15em; margin: 1.6em 0 .4em }
@@ -15,6 +17,7 @@ table { border-collapse: collapse }
 th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right }
 th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom }
 th:first-child, td:first-child, .text td:nth-child(2), .text th:nth-child(2) { text-align: left }
+.words td, .words th { text-align: left; vertical-align: top }
 p { max-width: 55em }
 """
 
@@ -252,3 +255,86 @@ def _with_error(record: Mapping[Hashable, Any], scale: float, digits: int) -> st
     if pd.isna(record["published"]):
         return ours
     return f"{ours} ({number('published', 'published_error')})"
+
+
+def embeddings_page(separability: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """How well embedders and baselines tell sources apart, and what is claimed of them.
+
+    Parameters
+    ----------
+    separability, claims
+        The tables of the same names (see :mod:`model_metrology.embeddings`); either may be empty.
+    """
+    parts = {}
+    if len(separability):
+        known = known_rows(separability, "accuracy")
+        plain = known[known["control"] == ""]
+        whole, pairs = (plain[plain["source_a"].eq("") == which] for which in (True, False))
+        controlled = known[known["source_a"].eq("") & known["control"].ne("")]
+        parts = {
+            "All sources of a contrast at once: held-out accuracy": _separability(
+                whole.assign(sources=[", ".join(sources_of(known, n)) for n in whole["contrast"]]),
+                ["contrast", "sources", "n", "groups", "chance"],
+                "accuracy",
+            ),
+            "Two sources at a time: held-out AUROC": _separability(
+                pairs.assign(sources=pairs["source_a"] + " – " + pairs["source_b"]),
+                ["contrast", "sources", "n"],
+                "auroc",
+            ),
+            "With something taken away: held-out accuracy": _separability(
+                controlled.assign(taken=controlled["control"].replace(CONTROLS)),
+                ["contrast", "taken", "chance"],
+                "accuracy",
+            ),
+            "Layers chosen": _chosen(whole),
+        }
+    parts["Claims"] = _table(claims, "words") if len(claims) else "<p>None.</p>"
+    return _page("Embeddings: told apart, and claims", parts)
+
+
+def _separability(rows: pd.DataFrame, keys: list[str], measure: str) -> str:
+    """One row for each of the keys' values, one column a method."""
+    rows = rows.dropna(subset=[measure])
+    if rows.empty:
+        return "<p>None.</p>"
+    rows = rows.assign(chance=[_number(chance, 2) for chance in rows["chance"]])
+    table = rows[keys].drop_duplicates().set_index(keys, drop=False)
+    highest = rows.loc[rows.groupby(keys, sort=False)[measure].idxmax()].set_index(keys)
+    for method in methods_of(rows):
+        cells = {
+            tuple(row[key] for key in keys): _estimate(row, measure)
+            for row in method.rows(rows).to_dict("records")
+        }
+        table[_heading(method)] = [cells.get(key, "–") for key in table.index]
+    table["highest"] = [_heading(_method(highest.loc[key])) for key in table.index]
+    return _table(table, "text") + (
+        "<p>In brackets the 95 % interval over groups; p is that of a permutation test of "
+        "accuracy. Read an embedder beside length, n-grams and words: what these do as well, the "
+        "embedding does not add.</p>"
+    )
+
+
+def _method(row: pd.Series) -> Method:
+    return Method(str(row["embedder"]), str(row["choice"]))
+
+
+def _heading(method: Method) -> str:
+    return ", ".join(filter(None, (method.embedder, method.layer)))
+
+
+def _estimate(row: Mapping[Hashable, Any], measure: str) -> str:
+    value, low, high = (
+        _number(row[name], 2) for name in (measure, f"{measure}_lower", f"{measure}_upper")
+    )
+    # Columns are narrow: lines break between value, interval and p, and nowhere else.
+    return f"{value} [{low},\u00a0{high}] p\u00a0{_number(row['p_value'], 2, 'g')}"
+
+
+def _chosen(whole: pd.DataFrame) -> str:
+    """Views that were chosen for each embedder, in how many folds each."""
+    rows = whole[(whole["choice"] == "chosen") & whole["chosen"].ne("")]
+    shown = rows[["contrast", "embedder", "chosen"]]
+    if shown.empty:
+        return "<p>No embedder showed more than one view.</p>"
+    return _table(shown.rename(columns={"chosen": "views, by folds"}), "text")

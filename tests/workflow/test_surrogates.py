@@ -141,11 +141,16 @@ def test_options_redo_what_rests_on_them(finished):
 
     assert after(l2=0.01) == MEASURED
     # Other points: networks are asked again, but not trained.
-    assert after(train=80) == MEASURED | {"subject_outputs": 3, "kernels": 6}
+    assert after(train=80) == MEASURED | {"subject_outputs": 3, "kernel_columns": 6}
     # Three jobs a network in place of two.
-    assert after(tile=30) == MEASURED | {"kernels": 9}
+    assert after(tile=30) == MEASURED | {"kernel_columns": 9}
     # One network more, of those trained already.
-    one_more = {"subject_outputs": 1, "kernels": 2, "surrogates": 1, "summarise_surrogates": 1}
+    one_more = {
+        "subject_outputs": 1,
+        "kernel_columns": 2,
+        "surrogates": 1,
+        "summarise_surrogates": 1,
+    }
     assert after(runs=3) == one_more
     # Triggers concern the poisoned population alone.
     assert after(triggered=6) == one_more
@@ -268,7 +273,13 @@ def test_sentences_need_a_number(workflow):
     workflow.study(study)
     jobs = workflow.jobs()
     # 200, 200 and 100 columns of each of two runs; one set of sentences.
-    expected = {"tokens": 1, "fine_tune": 2, "subject_outputs": 2, "kernels": 6, "surrogates": 2}
+    expected = {
+        "tokens": 1,
+        "fine_tune": 2,
+        "subject_outputs": 2,
+        "kernel_columns": 6,
+        "surrogates": 2,
+    }
     assert expected.items() <= jobs.items() and "dataset" not in jobs
     bert["train"] = 150
     workflow.study(study)

@@ -1,4 +1,8 @@
-"""Some columns of a network's kernels."""
+"""Some columns of a network's kernels.
+
+Not named `kernels`: the folder of a script comes first where modules are looked for, and
+transformers asks whether there is a package of that name.
+"""
 
 import time
 

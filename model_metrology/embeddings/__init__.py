@@ -1,0 +1,1 @@
+"""Embeddings: can one large model tell what other models wrote or drew?"""
