@@ -22,6 +22,7 @@ model = train_generator(
     seed=params.seed,
     device=device,
     checkpoint=checkpoint,
+    fingerprint=params.code,
 )
 images = draw_images(
     model, options.images, steps=options.sampling_steps, seed=params.seed, device=device

@@ -58,12 +58,12 @@ class Generator(Options):
     images: int = Field(1000, ge=2)
     """Images to draw."""
     width: int = Field(32, ge=8, multiple_of=8)
-    """Channels of the network at full resolution."""
+    """Channels of the network at its finest level."""
     steps: int = Field(2000, ge=1)
     """Training steps."""
     batch_size: int = Field(64, ge=1)
     """Images a step."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     """Step size of Adam at its peak; from there it falls as a cosine to 0."""
     sampling_steps: int = Field(50, ge=2)
     """Steps from noise to an image."""

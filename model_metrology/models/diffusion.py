@@ -104,8 +104,8 @@ class Denoiser(nn.Module):
 
     As Karras et al. 2022 (arXiv 2206.00364) start their networks from the best guess that knows
     the variance of images, this one starts from the best that knows their mean and the variance
-    of each frequency (Wiener's filter), in the basis of cosines over places and colours. A small
-    network would need more than a thousand steps to learn as much.
+    of each frequency (Wiener's filter), in the basis of cosines over places and colours: training
+    is spent on what images have beyond that.
 
     Made from training images, uint8 (N, C, side, side), and the width of the U-Net.
     """

@@ -62,11 +62,11 @@ class _Attention(nn.Module):
 class UNet(nn.Module):
     """U-Net from images and times to images.
 
-    Squares of 2 x 2 pixels become channels first: four times as fast, and no detail is lost
+    Squares of 2 x 2 pixels become channels first: a quarter of the places, and no detail is lost
     (Hoogeboom, Heek, Salimans 2023, arXiv 2301.11093). Each level halves the side (a multiple of
     4) and doubles the channels (`width`, a multiple of 8; at most four times) as long as 4 places
     are left: one block on the way down, one on the way up, attention in between at the coarsest.
-    The way up adds the levels of the way down and does not append them: a third faster.
+    The way up adds the levels of the way down and does not append them, for a third fewer products.
     """
 
     def __init__(self, channels: int, side: int, width: int) -> None:
