@@ -59,7 +59,12 @@ def test_every_script_belongs_to_a_rule():
         assert f'"../scripts/{script.name}"' in text, script.name
 
 
-IMPORT_NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "torch": "pytorch"}
+IMPORT_NAMES = {
+    "vl_convert": "vl-convert-python",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "torch": "pytorch",
+}
 
 
 def imported_at_once(path):
