@@ -83,6 +83,7 @@ def separability(
     *,
     folds: int = 5,
     permutations: int = 200,
+    refit: bool = True,
     bootstraps: int = 200,
     level: float = 0.05,
     seed: int = 0,
@@ -102,6 +103,8 @@ def separability(
         At least 2. Each class must have so many groups.
     permutations : int
         For the p-value; each refits all folds. 0 for none, and a p-value of NaN.
+    refit : bool
+        False: the p-value is that of :func:`held_out_p_value`, in no time and conservative.
     bootstraps : int
         For the intervals; 0 for none.
     level : float
@@ -136,7 +139,10 @@ def separability(
     check_numbers(permutations, bootstraps, level)
     split = _folds_of(labels, groups, len(points), folds, seed)
     scores = _held_out(points, split)
-    p_value = _refitted_p_value(points, split, scores, permutations, seed)
+    if refit:
+        p_value = _refitted_p_value(points, split, scores, permutations, seed)
+    else:
+        p_value = held_out_p_value(scores, split, permutations=permutations, seed=seed)
     return Separability(**separability_of(scores, split, p_value, bootstraps, level, seed))
 
 
