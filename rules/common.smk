@@ -361,7 +361,7 @@ def source_inputs(wildcards):
         return {"dataset": data_file(options.dataset)}
     made = options.translation or options.recompression
     if made:
-        return {"origin": source_files([made.of])}
+        return {"origin": source_files([made.of])[0]}
     paths = {"path": options.path, "groups": options.groups}
     return {key: path for key, path in paths.items() if path is not None}
 

@@ -78,7 +78,8 @@ def structure_tables(
     """
     further = {name: items.labels[name] for name in labels if _varies(items.labels[name])}
     sought: dict[str, ArrayLike] = {"source": items.source, **further}
-    joint = {f"source × {name}": joint_labels(items.source, further[name]) for name in further}
+    both = {f"source × {name}": joint_labels(items.source, further[name]) for name in further}
+    joint = {name: values for name, values in both.items() if _varies(values)}
     # Where both choices fell on one view, nothing is measured twice.
     measured = {}
     for view in dict.fromkeys(views.values()):

@@ -300,6 +300,16 @@ def test_a_label_of_one_source_alone_is_measured_among_its_items():
     assert layers.loc["3 mean", "accuracy"] > 0.95
 
 
+def test_a_label_that_is_the_group_itself():
+    # A prompt, say: its joint label with the source has one item each, and is not looked for.
+    items, embedding = planted()
+    tables = tables_of(
+        items_of(items.source, items.group, prompt=items.group), embedding, ("prompt",)
+    )
+    assert {"source", "prompt"} <= set(tables["components"]["label"])
+    assert {"source", "prompt"} <= set(tables["clustering"]["label"])
+
+
 def test_controls_have_rows_in_separability_and_nowhere_else():
     items, embedding = planted(sources=3)
     _, other = planted(sources=3, telling="none", seed=1)

@@ -202,3 +202,10 @@ def test_a_table_of_embeddings_keeps_names_and_what_is_empty(tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False)
     back = files.read_table(tmp_path / "t.csv")
     pd.testing.assert_frame_equal(back, table)
+
+
+def test_numbers_of_other_stages_stay_numbers(tmp_path):
+    # Classes in tables of surrogates, an exponent in one of spectra: names in tables of embeddings.
+    table = pd.DataFrame({"population": ["1", "2"], "label": [0, 1], "predicted": [-1.0, np.nan]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    pd.testing.assert_frame_equal(files.read_table(tmp_path / "t.csv"), table)

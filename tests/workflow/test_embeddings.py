@@ -74,10 +74,12 @@ def test_vectors_are_there_for_every_control_and_layer(smoke, embedder):
     assert set(found) == {f"{c or 'plain'}/{view}" for c in CONTROLS for view in views}
     for vectors in found.values():
         assert vectors.shape[0] == 40 and np.isfinite(vectors).all()
-    final = EMBEDDERS[embedder]
-    # Something was taken away.
-    for name in CONTROLS - {""}:
-        assert not np.allclose(found[f"{name}/{final}"], found[f"plain/{final}"])
+    plain, *others = (
+        found[f"{name or 'plain'}/{EMBEDDERS[embedder]}"] for name in sorted(CONTROLS)
+    )
+    same = [np.allclose(vectors, plain) for vectors in others]
+    # Something was taken away; but of texts of which 32 tokens are read, no shorter one is left.
+    assert same == [False, embedder == "MiniLM", False]
 
 
 @pytest.mark.parametrize("embedder", EMBEDDERS)
@@ -95,7 +97,7 @@ def test_accuracy_is_near_that_of_plain_scikit_learn(smoke, embedder, control):
     assert list(told["view"]) == [view, view]
     # Other folds: of forty answers a few differ.
     np.testing.assert_allclose(told["accuracy"], (predicted == items["source"]).mean(), atol=0.1)
-    assert told["auroc"].min() > 0.8 and (told["p_value"] == 1 / 20).all()
+    assert told["auroc"].min() > 0.8 and (told["p_value"] <= 1 / 20).all()
 
 
 @pytest.mark.parametrize("embedder", EMBEDDERS)
@@ -236,7 +238,7 @@ def test_pages_hold_numbers_and_texts(smoke):
     assert not any(text in page for text in texts)
 
 
-def test_nothing_but_the_embedder_is_asked_twice_for_the_same_texts(smoke):
+def test_vectors_are_kept_by_embedder_and_text(smoke):
     texts = {}
     for path in (smoke.folder / "resources" / "embeddings").rglob("*.h5"):
         with h5py.File(path) as file:
@@ -245,10 +247,8 @@ def test_nothing_but_the_embedder_is_asked_twice_for_the_same_texts(smoke):
     # A folder an embedder; four versions of each text, save where a control changes nothing.
     assert len(texts) == len(EMBEDDERS)
     for keys in texts.values():
-        assert 40 < len(set(keys)) <= 160
-    cut = r"INFO.* 40 of 40 texts were cut to 32 tokens"
-    found = [log(smoke, "articles/MiniLM/embed")]
-    assert any(re.search(cut, each) or "cut to 32 tokens" in each for each in found)
+        assert 120 < len(set(keys)) <= 160
+    assert "40 of 40 texts were cut to 32 tokens" in log(smoke, "articles/MiniLM/embed")
 
 
 # -- what a change costs -----------------------------------------------------------------------
@@ -383,7 +383,8 @@ def test_nothing_is_embedded_twice(finished):
 
 # -- texts of one's own ------------------------------------------------------------------------
 
-ODD = "<b>por la máquina</b> {$x_1^2$}".replace("{", "(").replace("}", ")")
+ODD = "<b>por la máquina: $x_1^2$"
+ASKED = "<i>which?"
 SPORT = [
     ("El equipo ganó el partido del domingo", "The team won the match on Sunday"),
     ("La jugadora marcó dos goles en la final", "The player scored two goals in the final"),
@@ -419,8 +420,7 @@ def own_texts(folder):
             group = f"{theme} {i}"
             rows.append(("original", group, theme, f"{spanish}{END}"))
             rows.append(("translated", group, theme, f"{english}{END}"))
-            words = english.replace("The ", "Our ").replace("won", "wins")
-            rows.append(("target", f"other {group}", theme, f"Yesterday we read: {words}{END}"))
+            rows.append(("target", f"other {group}", theme, f"{english} again{END}"))
     table = pd.DataFrame(rows, columns=["kind", "document", "theme", "words, all"])
     table.sample(frac=1, random_state=0).to_csv(folder / "texts of mine.csv", index=False)
     return table
@@ -439,7 +439,7 @@ def own_study(**options):
         "embeddings": {
             "sources": sources,
             "embedders": {"words: 50%": {"kind": "wordllama"}},
-            "contrasts": {"<i>which?</i>": {
+            "contrasts": {ASKED: {
                 "title": "<b>Is it & safe?</b>",
                 "sources": ["español", ODD, "1"],
                 "labels": ["topic"],
@@ -491,24 +491,24 @@ def test_a_table_of_ones_own_runs_from_end_to_end(workflow):
     assert quantities["language auroc before"] > 0.9 > quantities["language auroc after"]
 
     told = table(workflow, "separability", results)
-    assert set(told["contrast"]) == {"<i>which?</i>"} and "words: 50%" in set(told["embedder"])
+    assert set(told["contrast"]) == {ASKED} and "words: 50%" in set(told["embedder"])
     # Three pairs and all at once.
     assert (told.groupby(["embedder", "control", "choice"]).size() == 4).all()
     assert set(told["control"]) == {"", "letters"}
     clusters = table(workflow, "clustering", results)
     assert set(clusters["label"]) == {"source", "topic", "source × topic"}
     claims = table(workflow, "claims", results)
-    assert {"<i>which?</i>", "to English"} == set(claims["contrast"])
+    assert {ASKED, "to English"} == set(claims["contrast"])
 
     # Whatever is in names and texts, pages show it as it is.
     folder = workflow.folder / results / "embeddings"
     page = (folder / "summary.html").read_text()
-    assert "&lt;b&gt;por la máquina&lt;/b&gt;" in page and "&lt;i&gt;which?&lt;/i&gt;" in page
+    assert "&lt;b&gt;por la máquina: $x_1^2$" in page and "&lt;i&gt;which?" in page
     assert "<b>" not in page and "<i>" not in page and "<script>" not in page
     page = (folder / "interactive.html").read_text()
     [contrast] = shown_items(page)["contrasts"]
     assert {item[-1] for item in contrast["items"]} == set(rows.index)
-    assert contrast["name"] == "<i>which?</i>" and contrast["sources"] == ["español", ODD, "1"]
+    assert contrast["name"] == ASKED and contrast["sources"] == ["español", ODD, "1"]
     assert "alert('" not in page and "<b>" not in page
 
     # Nothing more to do; another row in the table and its sources are read again.

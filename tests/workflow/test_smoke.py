@@ -302,9 +302,15 @@ def test_odd_names_reach_figures_and_report_unharmed(workflow):
         "solvers": [],
         "tile": None,
     }
+    texts = study["embeddings"]
+    texts["sources"] = {odd: texts["sources"]["sports"], "b": texts["sources"]["business"]}
+    texts["embedders"] = {odd: {"kind": "wordllama"}}
+    contrast = {"title": "<b>Is it & safe?</b>", "sources": [odd, "b"], "controls": ["letters"]}
+    texts["contrasts"] = {odd: contrast}
+    texts["signature"] = {"sources": [odd, "b"]}
     workflow.study(study)
     workflow.run()
-    for stage in ("variability", "spectra", "surrogates"):
+    for stage in ("variability", "spectra", "surrogates", "embeddings"):
         page = (workflow.folder / "results" / "odd" / stage / "summary.html").read_text()
         assert "<script>" not in page and "&lt;script&gt;" in page
 
@@ -314,7 +320,7 @@ def test_diverged_runs_stop_the_study_or_are_left_out_by_name(workflow):
     hot = study["populations"]["order only"]
     hot["recipe"] = hot["recipe"] | {"optimiser": "sgd", "learning_rate": 1e30}
     del study["populations"]["noise 20%"], study["populations"]["init only"]
-    study["variability"] = study["spectra"] = study["surrogates"] = None
+    study["variability"] = study["spectra"] = study["surrogates"] = study["embeddings"] = None
     workflow.study(study)
     result = workflow.run(check=False)
     assert result.returncode
