@@ -25,15 +25,25 @@ from model_metrology.surrogates.outputs import KernelColumns, Measured, SubjectO
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a CSV table of a study; a population named ``1`` or ``NA`` keeps that name."""
-    names = dict.fromkeys((*_NAMES, *_WORDS), str)
-    table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
-    return table.fillna(dict.fromkeys(set(_WORDS) & set(table.columns), ""))
+    try:
+        columns = pd.read_csv(path, nrows=0).columns
+    except pd.errors.EmptyDataError:  # nothing was measured
+        return pd.DataFrame()
+    # Elsewhere labels are numbers.
+    names = (*_NAMES, *_EMBEDDED, *_WORDS) if "embedder" in columns else _NAMES
+    table = pd.read_csv(
+        path, dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""]
+    )
+    if "embedder" in columns:
+        table = table.fillna(dict.fromkeys(set(_WORDS) & set(columns), ""))
+    return table
 
 
 _NAMES = (
     "population", "population_a", "population_b", "dataset", "candidates", "scope", "group",
-    "contrast", "embedder", "label", "source", "true", "predicted", "scenario",
 )  # fmt: skip
+# Of tables of embeddings.
+_EMBEDDED = ("contrast", "embedder", "label", "source", "true", "predicted", "scenario")
 # In these, to say nothing has a meaning.
 _WORDS = ("view", "control", "choice", "chosen", "source_a", "source_b", "excerpt")
 
@@ -340,9 +350,12 @@ def _views(embeddings: Mapping[str, Embedding]) -> list[str]:
 def read_embeddings(path: str | os.PathLike[str]) -> dict[str, Embedding]:
     """Read what :func:`write_embeddings` wrote: items as they are under ``""``."""
     tree, attrs = read(path, kind="embedding")
+    order = sorted(tree, key=lambda control: control != _PLAIN)  # as they are first
     return {
-        "" if control == _PLAIN else control: Embedding({n: views[n] for n in attrs["views"]})
-        for control, views in tree.items()
+        "" if control == _PLAIN else control: Embedding(
+            {name: tree[control][name] for name in attrs["views"]}
+        )
+        for control in order
     }
 
 

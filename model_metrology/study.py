@@ -31,7 +31,7 @@ from pydantic import (
 from model_metrology.data.datasets import DATASETS, DatasetSpec
 from model_metrology.data.poison import Poison, check_poison
 from model_metrology.embeddings.apertium import apertium_available
-from model_metrology.embeddings.names import BASELINES, SIGNATURE
+from model_metrology.embeddings.names import BASELINE_NAMES, BASELINES, SIGNATURE
 from model_metrology.embeddings.recipes import (
     Contrast,
     Embedder,
@@ -675,8 +675,9 @@ def _check_embeddings(study: Study) -> None:
         return
     for name, source in options.sources.items():
         _check_source(study, options, f"embeddings.sources.{name}", name, source)
-    if BASELINES in options.embedders:
-        raise ValueError(f"embeddings.embedders: {BASELINES!r} has a meaning of its own; rename it")
+    for taken in (BASELINES, *itertools.chain.from_iterable(BASELINE_NAMES.values())):
+        if taken in options.embedders:
+            raise ValueError(f"embeddings.embedders: {taken!r} has a meaning of its own; rename it")
     collections = options.collections()
     for name in (*options.contrasts, *options.translations):
         both = name in options.contrasts and name in options.translations

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from model_metrology.digests import code_digest
 from model_metrology.embeddings.names import (
     BASELINES,
     CONTRAST_TABLES,
+    CONTRASTS_SHOWN,
     SEPARATION_TABLES,
     SIGNATURE,
     SIGNATURE_TABLES,

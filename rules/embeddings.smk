@@ -219,7 +219,7 @@ if study.embeddings:
         params:
             key=embedding_key,
             signature=embeddings.signature and embeddings.signature.model_dump(),
-            options=MEASURING,
+            options={"folds": embeddings.folds, "seed": study.seed},
             code=code_digest("model_metrology.embeddings.contrasts"),
         script:
             "../scripts/measure_signature.py"
@@ -312,6 +312,20 @@ if study.embeddings:
                 "inputs": {"clustering": table("clustering")},
             },
         }
+    if len(embeddings.contrasts) > CONTRASTS_SHOWN:
+        # These show no more at once: each contrast by itself, too.
+        for (i, name), key in product(
+            enumerate(embeddings.contrasts, start=1),
+            ("principal", "discriminant", "layers"),
+        ):
+            figures[f"{key}_{i:02d}"] = (
+                {"figure": key}
+                | figures[key]
+                | {
+                    "label": f"{figures[key]['label']}: {name}",
+                    "options": {"contrast": name},
+                }
+            )
     if embeddings.translations:
         figures["translation"] = {
             "label": "10 · before and after translation",

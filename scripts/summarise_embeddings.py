@@ -22,5 +22,6 @@ tables["claims"] = claims_table(
 )
 for name, table in tables.items():
     table.to_csv(output[name], index=False)
-Path(output.table).write_text(embeddings_page(tables["separability"], tables["claims"]))
+page = embeddings_page(tables["separability"], tables["claims"], titles=params.titles)
+Path(output.table).write_text(page)
 Path(output.page).write_text(interactive_page(tables["projections"]))

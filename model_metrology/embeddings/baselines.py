@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from model_metrology.embeddings.folds import grouped_folds
 from model_metrology.embeddings.items import Items
 from model_metrology.embeddings.lda import log_odds
+from model_metrology.embeddings.names import BASELINE_NAMES
 from model_metrology.embeddings.separability import (
     Separability,
     check_numbers,
@@ -27,15 +28,9 @@ from model_metrology.embeddings.separability import (
     separability_of,
 )
 
-__all__ = ["BASELINES", "baseline_features", "baseline_separability"]
+__all__ = ["baseline_features", "baseline_separability"]
 
 Array = NDArray[np.float64]
-
-BASELINES: dict[str, tuple[str, ...]] = {
-    "texts": ("length", "character n-grams", "word tf-idf"),
-    "images": ("file size", "pixels"),
-}
-"""Names of the baselines, by kind of items."""
 
 _GRAMS: dict[str, dict[str, Any]] = {
     "character n-grams": {"analyzer": "char_wb", "ngram_range": (2, 4)},
@@ -54,7 +49,7 @@ def baseline_features(items: Items, name: str) -> Array | sparse.csr_matrix:
     items : Items
         Texts or images.
     name : str
-        One of ``BASELINES[items.kind]``:
+        One of ``BASELINE_NAMES[items.kind]``:
 
         * ``"length"``: logarithms of the numbers of words and of characters;
         * ``"character n-grams"``: counts of 2 to 4 characters within words;
@@ -73,10 +68,9 @@ def baseline_features(items: Items, name: str) -> Array | sparse.csr_matrix:
     ValueError
         If the items' kind has no such baseline.
     """
-    if name not in BASELINES[items.kind]:
-        raise ValueError(
-            f"baseline {name!r} is not one of {items.kind}; choose from {BASELINES[items.kind]}"
-        )
+    known = BASELINE_NAMES[items.kind]
+    if name not in known:
+        raise ValueError(f"baseline {name!r} is not one of {items.kind}; choose from {known}")
     if items.texts is not None:
         if name == "length":
             lengths = [(len(text.split()), len(text)) for text in items.texts]

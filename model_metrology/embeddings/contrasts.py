@@ -94,6 +94,8 @@ def contrast_tables(
             ("chosen", chosen, ~half),
         )
     ]  # fmt: skip
+    # Of all items, not of those of the half.
+    parts[1]["projections"]["item"] = np.flatnonzero(~half)[parts[1]["projections"]["item"]]
     return tables | {name: pd.concat([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -175,7 +177,6 @@ def named_tables(
     *,
     folds: int,
     seed: int,
-    **_: Any,
 ) -> dict[str, pd.DataFrame]:
     """Tables of the signature, in the view that tells sources apart on one half of the groups.
 

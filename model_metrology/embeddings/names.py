@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "BASELINES", "CONTRAST_TABLES", "SEPARATION_TABLES", "SIGNATURE", "SIGNATURE_TABLES", "TABLES",
+    "BASELINES", "BASELINE_NAMES", "CONTRASTS_SHOWN", "CONTRAST_TABLES", "SEPARATION_TABLES",
+    "SIGNATURE", "SIGNATURE_TABLES", "TABLES",
 ]  # fmt: skip
 
 SEPARATION_TABLES: tuple[str, ...] = ("separability", "confusion")
@@ -19,6 +20,15 @@ SIGNATURE_TABLES: tuple[str, ...] = ("signature", "signature_summary", "reliabil
 
 TABLES: tuple[str, ...] = (*CONTRAST_TABLES, "translation", *SIGNATURE_TABLES)
 """All of them."""
+
+CONTRASTS_SHOWN = 4
+"""Contrasts that a figure of scatters or of layers has room for."""
+
+BASELINE_NAMES: dict[str, tuple[str, ...]] = {
+    "texts": ("length", "character n-grams", "word tf-idf"),
+    "images": ("file size", "pixels"),
+}
+"""What needs no model, by kind of items: in tables they stand where embedders do."""
 
 BASELINES = "baselines"
 """In place of an embedder's name: what is told apart without a model."""

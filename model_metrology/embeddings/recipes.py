@@ -28,6 +28,7 @@ Control = Literal["equal-length", "letters", "dropped"]
 CONTROLS: tuple[Control, ...] = ("equal-length", "letters", "dropped")
 """What is taken away from texts: length, all signs but letters, the first words."""
 
+LabelName = Annotated[str, Field(pattern=r"^[^/\\{}.][^/\\{}]*$")]
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
 IMAGE_EMBEDDERS = ("open_clip", "torchvision")
 
@@ -101,9 +102,9 @@ class Source(Options):
     groups: str | None = None
     """For a text a line: a file with the group of each line, the last of its tab-separated columns;
     `labels` and `where` name its columns "1", "2", … The line's number when absent."""
-    labels: dict[str, str] = {}
+    labels: dict[LabelName, str] = {}
     """Columns with further labels, by the name that they get, e.g. `topic: category`."""
-    fixed: dict[str, str] = {}
+    fixed: dict[LabelName, str] = {}
     """Labels that all items share, e.g. `language: es`."""
     where: dict[str, str | list[str]] = {}
     """Keep rows whose column has this value, or one of these."""
@@ -123,6 +124,11 @@ class Source(Options):
             raise ValueError(
                 f"{', '.join(places)}: give one of them, where the items come from; "
                 f"{'none is' if not given else ' and '.join(given) + ' are'} given"
+            )
+        lines = self.path is not None and not self.path.endswith((*TABLES, ".xml"))
+        if self.groups is not None and not lines:
+            raise ValueError(
+                "groups: it is for a file with a text a line; name a column by `group` instead"
             )
         if "source" in {*self.labels, *self.fixed}:
             raise ValueError("labels: 'source' is the name of the source itself; choose another")

@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from model_metrology.embeddings.baselines import (
-    BASELINES,
     baseline_features,
     baseline_separability,
 )
 from model_metrology.embeddings.items import Items, control
+from model_metrology.embeddings.names import BASELINE_NAMES
 from model_metrology.embeddings.separability import (
     HELD_OUT_PERMUTATIONS,
     Separability,
@@ -133,7 +133,7 @@ def baseline_tables(
     rows = _Rows(items)
     for name in controls:
         seen = control(items, name) if name else items
-        for baseline in BASELINES[items.kind]:
+        for baseline in BASELINE_NAMES[items.kind]:
             features = baseline_features(seen, baseline)
             whose = {"contrast": key["contrast"], "embedder": baseline}
             for pairs, which in _questions(items):

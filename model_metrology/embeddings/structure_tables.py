@@ -24,6 +24,8 @@ from model_metrology.embeddings.whitening import held_out_axes
 
 __all__ = ["structure_tables", "translation_table"]
 
+_FEWEST = 5  # items, below which there is nothing to cluster
+
 Array = NDArray[np.float64]
 
 
@@ -173,9 +175,9 @@ def translation_table(
 
 
 def _varies(values: NDArray[Any]) -> bool:
-    """Whether a label has two classes or more, some of them with several items."""
+    """Whether a label has two classes or more, several items to a class, and enough to cluster."""
     given = values[values != ""].astype(str)
-    return 2 <= len(np.unique(given)) < len(given)
+    return 2 <= len(np.unique(given)) < len(given) and len(given) >= _FEWEST
 
 
 def _view(embedding: Embedding, view: str) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from model_metrology.embeddings.names import CONTRASTS_SHOWN
 from model_metrology.plots import style
 from model_metrology.plots.methods import CONTROLS, Method, known_rows, methods_of, sources_of
 
@@ -453,7 +454,7 @@ def _pairs(axes: Axes, part: pd.DataFrame, sources: Sequence[str], narrow: bool)
 
 # -- projections ---------------------------------------------------------------------------------
 
-_MOST_CONTRASTS, _MOST_METHODS = 4, 4
+_MOST_CONTRASTS, _MOST_METHODS = CONTRASTS_SHOWN, 4
 
 
 def _density(values: Array, at: Array) -> Array | None:

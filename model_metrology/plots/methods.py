@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import NamedTuple
 
 import pandas as pd
 
+from model_metrology.embeddings.names import BASELINE_NAMES
+
 __all__ = ["BASELINES", "CHOICES", "CONTROLS", "Method", "known_rows", "methods_of", "sources_of"]
 
-BASELINES = ("length", "character n-grams", "word tf-idf", "file size", "pixels")
+BASELINES = tuple(chain.from_iterable(BASELINE_NAMES.values()))
 """In the order in which they are shown."""
 
 CHOICES = {"final": "final", "chosen": "chosen layer"}

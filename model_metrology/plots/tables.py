@@ -257,21 +257,28 @@ def _with_error(record: Mapping[Hashable, Any], scale: float, digits: int) -> st
     return f"{ours} ({number('published', 'published_error')})"
 
 
-def embeddings_page(separability: pd.DataFrame, claims: pd.DataFrame) -> str:
+def embeddings_page(
+    separability: pd.DataFrame, claims: pd.DataFrame, *, titles: Mapping[str, str] | None = None
+) -> str:
     """How well embedders and baselines tell sources apart, and what is claimed of them.
 
     Parameters
     ----------
     separability, claims
         The tables of the same names (see :mod:`model_metrology.embeddings`); either may be empty.
+    titles : mapping, optional
+        What is asked by each contrast, by its name.
     """
     parts = {}
+    if titles:
+        asked = pd.DataFrame(titles.items(), columns=["contrast", "question"])
+        parts["Questions"] = _table(asked, "words")
     if len(separability):
         known = known_rows(separability, "accuracy")
         plain = known[known["control"] == ""]
         whole, pairs = (plain[plain["source_a"].eq("") == which] for which in (True, False))
         controlled = known[known["source_a"].eq("") & known["control"].ne("")]
-        parts = {
+        parts |= {
             "All sources of a contrast at once: held-out accuracy": _separability(
                 whole.assign(sources=[", ".join(sources_of(known, n)) for n in whole["contrast"]]),
                 ["contrast", "sources", "n", "groups", "chance"],

@@ -11,11 +11,11 @@ from sklearn.pipeline import make_pipeline
 
 from model_metrology.embeddings import baselines
 from model_metrology.embeddings.baselines import (
-    BASELINES,
     baseline_features,
     baseline_separability,
 )
 from model_metrology.embeddings.items import Items, choose, control, strings
+from model_metrology.embeddings.names import BASELINE_NAMES
 from model_metrology.embeddings.separability import separability
 from model_metrology.embeddings.separation_tables import baseline_tables
 
@@ -139,7 +139,7 @@ def test_all_baselines_answer_in_the_folds_of_embeddings():
     items = of_texts(texts_of(np.full(30, 9)), texts_of(np.full(30, 9), seed=1))
     points = np.random.default_rng(0).normal(size=(60, 3))
     folds = separability(points, items.source, items.group, permutations=0, seed=3).folds
-    for name in BASELINES["texts"]:
+    for name in BASELINE_NAMES["texts"]:
         assert_array_equal(asked(items, name, permutations=0, seed=3).folds, folds)
 
 
@@ -158,7 +158,7 @@ def test_file_size_and_pixels_of_images():
     assert_allclose(pixels[:, 3:6], items.images.std(axis=(1, 2)) / 255)
     assert asked(items, "pixels", permutations=0).accuracy > 0.95
     alike = of_images(rough, rng.integers(256, size=(40, 16, 16, 3)))
-    for name in BASELINES["images"]:
+    for name in BASELINE_NAMES["images"]:
         told = asked(alike, name, permutations=0)
         assert told.auroc_lower < 0.5 < told.auroc_upper
 
@@ -195,12 +195,12 @@ def test_tables_have_baselines_in_place_of_embedders():
     mixed = choose(items, rng.permutation(50))
     tables = baseline_tables(mixed, ["", "equal-length"], {"contrast": "c"}, permutations=19)
     table = tables["separability"]
-    assert set(table["embedder"]) == set(BASELINES["texts"])
+    assert set(table["embedder"]) == set(BASELINE_NAMES["texts"])
     assert len(table) == 3 * 2 * 2
     assert set(table["choice"]) == {"baseline"}
     assert set(table["view"]) == {""}
     length = table[table["embedder"] == "length"].set_index("control")["accuracy"]
     assert length[""].min() > 0.8
     assert length["equal-length"].max() < 0.75
-    assert set(tables["confusion"]["embedder"]) == set(BASELINES["texts"])
+    assert set(tables["confusion"]["embedder"]) == set(BASELINE_NAMES["texts"])
     assert tables["confusion"].groupby(["embedder", "control"])["count"].sum().eq(50).all()

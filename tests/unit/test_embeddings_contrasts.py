@@ -416,7 +416,7 @@ def named(items, embedding, unknown=("like a", "elsewhere"), level=0.1):
         "level": level,
         "embedders": [],
     }
-    return named_tables(items, embedding, KEY, options, **MEASURING | {"level": 0.5})
+    return named_tables(items, embedding, KEY, options, folds=3, seed=0)
 
 
 def test_sources_are_named_in_the_view_that_tells_them():

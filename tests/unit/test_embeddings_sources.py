@@ -202,7 +202,7 @@ def test_groups_must_fit_the_lines(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"sources\.mine\.groups: there is no file"):
         read(tmp_path, "a.es", groups="absent")
     csv(tmp_path, "t.csv", [{"text": "a"}])
-    with pytest.raises(ValueError, match="groups: is for a file of a text a line"):
+    with pytest.raises(ValueError, match="groups: it is for a file with a text a line"):
         read(tmp_path, "t.csv", groups="documents")
 
 
