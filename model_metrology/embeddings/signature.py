@@ -178,23 +178,22 @@ def _several(labels: NDArray[np.str_]) -> NDArray[np.str_]:
 
 
 def _temperature(scores: Array, codes: Codes, priors: Array) -> float:
-    """Temperature of least logarithmic loss on held-out scores.
+    """Temperature of least logarithmic loss on held-out scores (Guo et al. 2017), at least 1.
 
-    The loss is that of targets a little short of certain (Platt, "Probabilistic outputs for support
-    vector machines", 1999): where no held-out item is named wrong, the least loss of certain
-    ones would be at temperature 0.
+    Where no held-out item is named wrong, the least loss is at temperature 0; the Gaussian law
+    that scores are of says, at 1, how sure to be at most. Targets short of certain, as Platt has
+    them, would not do: of sources far apart they ask for doubt that no scores have.
     """
-    n, classes = scores.shape
-    if classes == 1:
+    if scores.shape[1] == 1:
         return 1.0
-    targets = np.full((n, classes), 1.0 / (n + classes))
-    targets[np.arange(n), codes] = (n + 1.0) / (n + classes)
+    own = (np.arange(len(codes)), codes)
 
     def loss(log_temperature: float) -> float:
         logits = scores * np.exp(-log_temperature) + np.log(priors)
-        return float(-(targets * log_softmax(logits, axis=1)).sum())
+        return float(-log_softmax(logits, axis=1)[own].sum())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-10, 20), method="bounded").x))
+    found = np.exp(minimize_scalar(loss, bounds=(0, 20), method="bounded").x)
+    return 1.0 if loss(0) <= loss(np.log(found)) else float(found)
 
 
 # -- held-out answers ----------------------------------------------------------------------------

@@ -129,6 +129,18 @@ def test_temperature_mends_what_too_few_items_spoil():
     assert calibrated < 0.08 < expected_calibration_error(raw, codes)
 
 
+def test_a_source_far_from_all_others_leaves_their_confidence_alone():
+    rng = np.random.default_rng(0)
+    points, source, group = answers(n=200, d=6, sources=2, apart=2.0)
+    far = 60.0 * np.eye(6)[5] + rng.normal(size=(200, 6))
+    names = np.concatenate([source, np.full(200, "zz far")])
+    signature = Signature.fit(np.concatenate([points, far]), names, np.tile(group[:200], 3))
+    fresh, truth, _ = answers(n=1500, d=6, sources=2, apart=2.0, seed=1)
+    named = signature.name(fresh)
+    codes = np.searchsorted(named.sources, truth)
+    assert expected_calibration_error(named.probabilities, codes) < 0.05
+
+
 def test_temperature_minimises_the_loss():
     points, source, group = answers(n=100, apart=1.0)
     fit = Signature.fit(points, source, group)
