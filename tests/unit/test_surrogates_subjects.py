@@ -364,7 +364,9 @@ def assembled(subject, name, tile, options):
 
 
 # So little memory that a block holds two to five of the points.
-LITTLE = dict.fromkeys(KERNELS, 0.02) | {"CK": 0.005, "proj-trNTK": 0.001, "proj-pNTK": 0.0004}
+LITTLE = dict.fromkeys(KERNELS, 0.01) | {
+    "Em": 0.02, "CK": 0.005, "pNTK": 0.002, "proj-trNTK": 0.001, "proj-pNTK": 0.0004,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("memory_mb", [100, LITTLE], ids=["one block", "many blocks"])

@@ -155,7 +155,7 @@ def test_options_redo_what_rests_on_them(finished):
     # Triggers concern the poisoned population alone.
     assert after(triggered=6) == one_more
     # Kernels that are kept serve fewer kernels only after a new look: they share files.
-    assert after(kernels=["trNTK"])["kernels"] == 6
+    assert after(kernels=["trNTK"])["kernel_columns"] == 6
 
 
 def test_code_redoes_what_rests_on_it(finished):
@@ -175,7 +175,8 @@ def test_code_redoes_what_rests_on_it(finished):
     assert page["summarise_surrogates"] == 1 and "surrogates" not in page
     # The kernels' own modules, which are imported when they are first used.
     computed = after("model_metrology/kernels/tangent.py", "# computed otherwise\n")
-    assert computed["kernels"] == 6 and computed["surrogates"] == 3 and "train" not in computed
+    assert computed["kernel_columns"] == 6 and computed["surrogates"] == 3
+    assert "train" not in computed
     assert after("report/surrogates/faithfulness.rst", "\nOr so.\n").get("total", 0) == 0
 
 
@@ -225,7 +226,7 @@ def test_a_foreign_network_is_measured_by_its_own_weights(workflow):
     workflow.study(foreign_study())
     # No networks of a population: nothing is trained, and nothing compared.
     jobs = workflow.jobs()
-    assert jobs["dataset"] == jobs["kernels"] == jobs["surrogates"] == 1
+    assert jobs["dataset"] == jobs["kernel_columns"] == jobs["surrogates"] == 1
     assert not {"train", "figure_agreement", "figure_poison", "figure_solvers"} & set(jobs)
     target = "results/foreign/surrogates/summary.csv"
     workflow.run(target)
@@ -245,7 +246,7 @@ def test_a_foreign_network_is_measured_by_its_own_weights(workflow):
     other = {"model": {name: 2 * value for name, value in network.state_dict().items()}}
     torch.save(other, workflow.folder / "net.pt")
     jobs = workflow.jobs("--", target)
-    assert jobs["subject_outputs"] == jobs["kernels"] == 1 and "dataset" not in jobs
+    assert jobs["subject_outputs"] == jobs["kernel_columns"] == 1 and "dataset" not in jobs
 
 
 def refused(workflow, study, message):
@@ -283,4 +284,4 @@ def test_sentences_need_a_number(workflow):
     assert expected.items() <= jobs.items() and "dataset" not in jobs
     bert["train"] = 150
     workflow.study(study)
-    assert workflow.jobs()["kernels"] == 2
+    assert workflow.jobs()["kernel_columns"] == 2
