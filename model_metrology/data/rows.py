@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["TABLES", "as_text", "read_rows"]
+from model_metrology.data.formats import TABLES
 
-TABLES: tuple[str, ...] = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
-"""Endings of the files that :func:`read_rows` reads."""
+__all__ = ["as_text", "read_rows"]
 
 
 def read_rows(path: str | os.PathLike[str], names: list[str] | None = None) -> pd.DataFrame:

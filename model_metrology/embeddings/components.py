@@ -24,6 +24,7 @@ from model_metrology.embeddings.grouping import permuted_labels
 __all__ = [
     "Association",
     "Components",
+    "all_alike",
     "association",
     "auroc",
     "components_table",
@@ -36,6 +37,8 @@ __all__ = [
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
+# Spread, as a share of the largest value, that is rounding.
+_ALIKE = 2e-6
 # A component with less of the variance than this is rounding.
 _NOTHING = 1e-10
 
@@ -109,6 +112,11 @@ def principal_components(embeddings: ArrayLike, count: int = 10, *, seed: int = 
         fitted.components_[kept].astype(np.float64),
         fitted.explained_variance_ratio_[kept].astype(np.float64),
     )
+
+
+def all_alike(points: NDArray[np.floating]) -> bool:
+    """Whether points (n, d) differ by rounding alone, as first tokens of texts before any layer."""
+    return bool(np.ptp(points, axis=0).max() <= _ALIKE * np.abs(points).max())
 
 
 def encoded(labels: ArrayLike) -> tuple[NDArray[np.str_], Codes]:

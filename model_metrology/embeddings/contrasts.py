@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from model_metrology.embeddings.components import encoded, eta_squared, principal_components
+from model_metrology.embeddings.components import (
+    all_alike,
+    encoded,
+    eta_squared,
+    principal_components,
+)
 from model_metrology.embeddings.items import Items, choose
 from model_metrology.embeddings.layers import layers_table
 from model_metrology.embeddings.separation_tables import separability_tables
@@ -28,7 +33,6 @@ __all__ = ["contrast_tables", "named_tables", "telling_view", "translation_table
 Key = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 _LEADING = 3  # components that may tell sources apart
-_ALIKE = 1e-5  # of their size, by which vectors differ through rounding
 
 
 def contrast_tables(
@@ -115,8 +119,7 @@ def telling_view(embedding: Embedding, items: Items, part: Mask) -> str:
 
     def told(view: str) -> float:
         points = embedding.views[view][part]
-        # The first token of a text, before any layer, is the same for all: there is nothing to see.
-        if np.ptp(points, axis=0).max() <= _ALIKE * np.abs(points).max():
+        if all_alike(points):
             return 0.0
         return float(eta_squared(principal_components(points, _LEADING).scores, codes).max())
 

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from model_metrology.embeddings.clustering import cluster
 from model_metrology.embeddings.components import (
+    all_alike,
     encoded,
     eta_squared,
     principal_components,
@@ -28,9 +29,6 @@ COLUMNS = [
     "contrast", "embedder", "view", "layer", "pooling", "label", "accuracy", "accuracy_lower",
     "accuracy_upper", "auroc", "pc1_auroc", "pc1_eta2", "kmeans_ari", "chance",
 ]  # fmt: skip
-
-_ALIKE = 2e-6
-"""Spread, as a share of the largest value, that is rounding: a first token without context."""
 
 
 def layers_table(
@@ -103,7 +101,7 @@ def _usable(values: NDArray[Any], groups: NDArray[Any], folds: int) -> NDArray[n
 
 def _structure(points: NDArray[np.float32], labels: NDArray[Any], seed: int) -> dict[str, float]:
     """The first principal component and k-means against labels that they have not seen."""
-    if np.ptp(points, axis=0).max() <= _ALIKE * np.abs(points).max():
+    if all_alike(points):
         return dict.fromkeys(("pc1_auroc", "pc1_eta2", "kmeans_ari"), math.nan)
     names, codes = encoded(labels)
     first = principal_components(points, 1, seed=seed).scores

@@ -5,10 +5,12 @@ Apart from the rest of the study, as what is read and embedded depends on these 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from model_metrology.data.formats import TABLES
 from model_metrology.recipes import Options
 
 __all__ = [
@@ -29,7 +31,6 @@ CONTROLS: tuple[Control, ...] = ("equal-length", "letters", "dropped")
 """What is taken away from texts: length, all signs but letters, the first words."""
 
 LabelName = Annotated[str, Field(pattern=r"^[^/\\{}.][^/\\{}]*$")]
-TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
 IMAGE_EMBEDDERS = ("open_clip", "torchvision")
 
 
@@ -116,6 +117,11 @@ class Source(Options):
     """Keep so many groups, chosen by the study's seed; sources with the same groups keep the same.
     All when absent."""
 
+    @property
+    def is_lines(self) -> bool:
+        """Whether a file has a text a line, by its ending; a folder would count, too."""
+        return self.path is not None and Path(self.path).suffix not in (*TABLES, ".xml")
+
     @model_validator(mode="after")
     def _consistent(self) -> Source:
         places = ("path", "hub", "package", "dataset", "translation", "recompression", "generator")
@@ -125,8 +131,7 @@ class Source(Options):
                 f"{', '.join(places)}: give one of them, where the items come from; "
                 f"{'none is' if not given else ' and '.join(given) + ' are'} given"
             )
-        lines = self.path is not None and not self.path.endswith((*TABLES, ".xml"))
-        if self.groups is not None and not lines:
+        if self.groups is not None and not self.is_lines:
             raise ValueError(
                 "groups: it is for a file with a text a line; name a column by `group` instead"
             )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from model_metrology.data.packages import bbc_articles
-from model_metrology.data.rows import TABLES, as_text, read_rows
+from model_metrology.data.rows import as_text, read_rows
 from model_metrology.embeddings.apertium import translate
 from model_metrology.embeddings.items import Items, Strings, choose, strings
 from model_metrology.embeddings.recipes import Source, Translation
@@ -81,7 +81,7 @@ def read_source(
     key = f"embeddings.sources.{name}"
     folder = None if options.path is None else Path(root, options.path).expanduser()
     is_folder = folder is not None and folder.is_dir()
-    if options.groups is not None and (is_folder or not _is_lines(options)):
+    if options.groups is not None and is_folder:
         raise ValueError(f"{key}.groups: is for a file of a text a line; name a column by `group`")
     if folder is not None and is_folder:
         return _read_images(options, name, key, folder, seed)
@@ -234,14 +234,10 @@ class _Rows:
     """Labels that every source of this kind has, and their columns."""
 
 
-def _is_lines(options: Source) -> bool:
-    return options.path is not None and Path(options.path).suffix not in (*TABLES, ".xml")
-
-
 def _read_file(options: Source, key: str, root: str | os.PathLike[str]) -> _Rows:
     assert options.path is not None
     path = Path(root, options.path).expanduser()
-    if _is_lines(options):
+    if options.is_lines:
         return _read_lines(options, key, path, root)
     if path.suffix == ".xml":
         return _Rows(str(path), _guarded(_read_wmt, f"{key}.path", path))

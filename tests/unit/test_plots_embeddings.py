@@ -9,7 +9,6 @@ import html
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pandas as pd
 import pytest
 
 from model_metrology.plots import embeddings, interactive, style, tables
+from tests.looks import NO_BROWSER, assert_words_apart, has_browser, open_browser
 
 # Names of twenty characters; the first two would be mathematics or hidden in legends.
 CONTRASTS = {
@@ -365,29 +365,7 @@ def test_no_words_lie_on_each_other_or_beyond_the_page(name, monkeypatch):
     draw, table, options = LARGE[name]
     figure = draw(table(**options))
     assert figure.get_size_inches()[1] <= 9.8
-    drawn = []
-
-    def record(text, renderer, method=plt.Text.draw):
-        drawn.append(text)
-        method(text, renderer)
-
-    # Ticks beyond the limits are there, and are not drawn.
-    monkeypatch.setattr(plt.Text, "draw", record)
-    figure.canvas.draw()
-    # Turned words overlap in their upright boxes alone.
-    boxes = {
-        text: text.get_window_extent()
-        for text in drawn
-        if text.get_visible() and text.get_text().strip() and text.get_rotation() in (0.0, 90.0)
-    }
-    assert len(boxes) > 10
-    for text, box in boxes.items():
-        # Two pixels: letters do not fill their boxes.
-        assert min(box.x0, box.y0) > -2, text
-        assert box.x1 < figure.bbox.x1 + 2 and box.y1 < figure.bbox.y1 + 2, text
-    for (text, a), (other, b) in itertools.combinations(boxes.items(), 2):
-        apart = a.x1 < b.x0 + 2 or b.x1 < a.x0 + 2 or a.y1 < b.y0 + 2 or b.y1 < a.y0 + 2
-        assert apart, (text, other)
+    assert_words_apart(figure, monkeypatch)
 
 
 def test_odd_names_are_drawn_as_they_stand():
@@ -913,17 +891,9 @@ def test_a_page_of_nothing_says_so():
 @pytest.fixture
 def browser(tmp_path):
     selenium = pytest.importorskip("selenium.webdriver")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium-driver)")
-    from tests.workflow.test_report import FLAGS
-
-    options = selenium.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = selenium.ChromeService(shutil.which("chromedriver"))
-    driver = selenium.Chrome(options=options, service=service)
+    if not has_browser():
+        pytest.skip(NO_BROWSER)
+    driver = open_browser(selenium, tmp_path)
     yield driver
     driver.quit()
 

@@ -3,7 +3,6 @@
 The tables here are made up: only their columns and their ranges are those of a study.
 """
 
-import itertools
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ from scipy import stats
 
 from model_metrology.data.datasets import Dataset
 from model_metrology.plots import style, surrogates
+from tests.looks import assert_words_apart
 
 KERNELS = ("trNTK", "trNTK0", "pNTK", "proj-trNTK", "proj-pNTK", "CK", "Em")
 # Names of twenty characters; the first two would be mathematics or hidden in legends.
@@ -286,29 +286,7 @@ def test_no_words_lie_on_each_other_or_beyond_the_page(name, monkeypatch):
     # Six populations of twenty characters and seven kernels: as full as figures get.
     draw, table = DRAWN[name]
     figure = draw(table())
-    drawn = []
-
-    def record(text, renderer, method=plt.Text.draw):
-        drawn.append(text)
-        method(text, renderer)
-
-    # Ticks beyond the limits are there, and are not drawn.
-    monkeypatch.setattr(plt.Text, "draw", record)
-    figure.canvas.draw()
-    # Turned words overlap in their upright boxes alone.
-    boxes = {
-        text: text.get_window_extent()
-        for text in drawn
-        if text.get_visible() and text.get_text().strip() and text.get_rotation() in (0.0, 90.0)
-    }
-    assert len(boxes) > 10
-    for text, box in boxes.items():
-        # Two pixels: letters do not fill their boxes.
-        assert min(box.x0, box.y0) > -2, text
-        assert box.x1 < figure.bbox.x1 + 2 and box.y1 < figure.bbox.y1 + 2, text
-    for (text, a), (other, b) in itertools.combinations(boxes.items(), 2):
-        apart = a.x1 < b.x0 + 2 or b.x1 < a.x0 + 2 or a.y1 < b.y0 + 2 or b.y1 < a.y0 + 2
-        assert apart, (text, other)
+    assert_words_apart(figure, monkeypatch)
 
 
 def test_odd_names_are_drawn_as_they_stand():

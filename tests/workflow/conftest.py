@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ class Workflow:
         table = self.run("--dry-run", "--quiet", "rules", *arguments).stdout
         lines = self.run("--dry-run", *arguments).stdout.splitlines() if not table else []
         return _job_stats(table.splitlines() or lines)
+
+
+def assert_rebuilt_alone(workflow: Workflow, figures: Path, names: Iterable[str]) -> None:
+    """A figure that was deleted is drawn again, and nothing else is done."""
+    for name in names:
+        path = figures / name
+        content = path.read_bytes()
+        path.unlink()
+        assert workflow.jobs() == {f"figure_{path.stem}": 1, "all": 1, "total": 2}
+        path.write_bytes(content)
+        shutil.copystat(path.with_suffix(".png"), path)
 
 
 def _job_stats(lines: list[str]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from model_metrology import files
 from model_metrology.embeddings.claims import claims_table
 from model_metrology.embeddings.names import BASELINES, CONTRAST_TABLES, SIGNATURE_TABLES, TABLES
 
-from .conftest import Workflow, smoke_study
+from .conftest import Workflow, assert_rebuilt_alone, smoke_study
 
 RESULTS = "results/smoke"
 EMBEDDERS = {"MiniLM": "6 mean", "wordllama": "output"}
@@ -351,13 +351,8 @@ def test_code_redoes_what_rests_on_it(finished):
 
 
 def test_deleting_a_figure_or_a_table_rebuilds_that_alone(finished):
-    for figure in ("separability.png", "layers.pdf", "signature.png"):
-        path = finished.folder / RESULTS / "figures" / "embeddings" / figure
-        content = path.read_bytes()
-        path.unlink()
-        assert finished.jobs() == {f"figure_{path.stem}": 1, "all": 1, "total": 2}
-        path.write_bytes(content)
-        shutil.copystat(path.with_suffix(".png"), path)
+    names = ("separability.png", "layers.pdf", "signature.png")
+    assert_rebuilt_alone(finished, finished.folder / RESULTS / "figures" / "embeddings", names)
     (finished.folder / RESULTS / "embeddings" / "interactive.html").unlink()
     assert jobs_after(finished) == {"summarise_embeddings": 1}
 

@@ -1,30 +1,14 @@
 """The report in a real browser: every figure is shown, every one has its caption."""
 
-import shutil
-
 import pytest
 
 selenium = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="chromium and chromedriver are not installed (Debian: chromium, chromium-driver)",
-)
+from tests.looks import NO_BROWSER, has_browser, open_browser  # noqa: E402
 
-# As root in a container, without a GPU, and silent on the network.
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1000",
-]
+pytestmark = pytest.mark.skipif(not has_browser(), reason=NO_BROWSER)
 
 # An item of the interactive page, as its script draws it.
 POINT = "svg g.marks path[aria-roledescription=point]"
@@ -32,13 +16,7 @@ POINT = "svg g.marks path[aria-roledescription=point]"
 
 @pytest.fixture
 def browser(tmp_path):
-    options = selenium.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = selenium.ChromeService(shutil.which("chromedriver"))
-    driver = selenium.Chrome(options=options, service=service)
+    driver = open_browser(selenium, tmp_path)
     yield driver
     driver.quit()
 

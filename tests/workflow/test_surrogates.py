@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from .conftest import Workflow, smoke_study
+from .conftest import Workflow, assert_rebuilt_alone, smoke_study
 
 RESULTS = "results/smoke"
 SUBJECTS = {"base/0000": 0, "base/0001": 1, "poisoned/0000": 0}
@@ -181,13 +181,8 @@ def test_code_redoes_what_rests_on_it(finished):
 
 
 def test_deleting_a_figure_rebuilds_that_figure_alone(finished):
-    for figure in ("faithfulness.png", "agreement.pdf", "poison_curves.png"):
-        path = finished.folder / RESULTS / "figures" / "surrogates" / figure
-        content = path.read_bytes()
-        path.unlink()
-        assert finished.jobs() == {f"figure_{path.stem}": 1, "all": 1, "total": 2}
-        path.write_bytes(content)
-        shutil.copystat(path.with_suffix(".png"), path)
+    names = ("faithfulness.png", "agreement.pdf", "poison_curves.png")
+    assert_rebuilt_alone(finished, finished.folder / RESULTS / "figures" / "surrogates", names)
 
 
 # -- networks from elsewhere -------------------------------------------------------------------
