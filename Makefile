@@ -3,6 +3,7 @@
 # make lint   formatting, lint and types, without the tests
 PYTHON ?= python3
 CORES ?= all
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4))')
 STUDY ?= config.yaml
 BIN := .venv/bin
 
@@ -12,7 +13,7 @@ study: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --configfile $(STUDY)
 
 test: .venv/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

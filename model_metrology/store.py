@@ -5,22 +5,28 @@ Every file has, as attributes of its root, the schema version, its kind (``datas
 ``docs/format.md`` describes the files for readers without this package.
 
 A file is written under a temporary name in the same folder, flushed to disk, and renamed, so a
-killed job never leaves half a file under the real name. Readers open read-only.
+killed job never leaves half a file under the real name. Readers open read-only. Behind the HDF5 a
+file has a last line with the SHA-256 of all before it, which is held against it before anything is
+read: damage on disk is an error, never another number.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -37,6 +43,13 @@ Tree = dict[str, Any]
 
 # Below this a dataset is stored as it is: chunks and filters cost more than they save.
 _COMPRESS_BYTES = 64 * 1024
+
+# Of a file's structure and attributes, beside its arrays.
+_SLACK_BYTES = 256 * 1024
+
+# The last line of a file. HDF5 itself stops before it.
+_SEAL = re.compile(rb"\nSHA-256 ([0-9a-f]{64})\n")
+_SEAL_BYTES = 74
 
 
 class StoreError(ValueError):
@@ -113,9 +126,15 @@ def write(
         Names of the axes of a dataset, by its path in the tree or by its last part.
     units : mapping, optional
         Unit of a dataset's numbers, likewise.
+
+    Raises
+    ------
+    StoreError
+        If there is no room for the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(path, tree)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
@@ -125,7 +144,10 @@ def write(
             for key, value in (attrs or {}).items():
                 file.attrs[key] = value
             _write_group(file, tree, axes or {}, units or {})
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:
+            digest = _sha256(written, os.path.getsize(temporary))
+            written.write(f"\nSHA-256 {digest}\n".encode())
+            written.flush()
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -133,6 +155,23 @@ def write(
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _check_room(path: Path, tree: Mapping[str, Any]) -> None:
+    # Before the first byte: HDF5 cannot close a file that it has no room for, and may crash.
+    needed, free = _size(tree) + _SLACK_BYTES, shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise StoreError(
+            f"{path}: no space left on the device: {needed / 1e6:.1f} MB may be needed, "
+            f"{free / 1e6:.1f} MB are free; make room and run again, what is finished is kept"
+        )
+
+
+def _size(tree: Mapping[str, Any]) -> int:
+    return sum(
+        _size(value) if isinstance(value, Mapping) else np.asarray(value).nbytes
+        for value in tree.values()
+    )
 
 
 def _umask() -> int:
@@ -156,8 +195,8 @@ def _write_group(
         if array.dtype.kind in "US":
             array = array.astype(h5py.string_dtype())
         big = array.nbytes >= _COMPRESS_BYTES and array.ndim > 0
-        # shuffle + gzip level 1: most of the gain at a third of level 4's time. The checksum
-        # turns silent damage on disk into an error when the data are read.
+        # shuffle + gzip level 1: most of the gain at a third of level 4's time. The checksum is
+        # for other readers, who do not look at the file's last line.
         filters: dict[str, Any] = (
             {"compression": 1, "shuffle": True, "fletcher32": True} if big else {}
         )
@@ -169,6 +208,34 @@ def _write_group(
                 dataset.attrs[attribute] = entry
 
 
+def _sha256(file: BinaryIO, size: int) -> str:
+    """SHA-256 of the first `size` bytes of a file, which is left there."""
+    digest = hashlib.sha256()
+    while size > 0 and (part := file.read(min(size, 1 << 20))):
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()
+
+
+def _check_seal(path: Path) -> None:
+    """Hold a file against its last line; files of earlier versions have none."""
+    status = path.stat()
+    if _is_damaged(path, status.st_size, status.st_mtime_ns):
+        raise StoreError(
+            f"{path}: wrong checksum, damaged since it was written; delete it and run again to "
+            "rebuild it"
+        )
+
+
+@lru_cache(maxsize=256)  # a file is opened for each of its parts
+def _is_damaged(path: Path, size: int, mtime: int) -> bool:
+    with open(path, "rb") as file:
+        file.seek(max(size - _SEAL_BYTES, 0))
+        seal = _SEAL.fullmatch(file.read())
+        file.seek(0)
+        return seal is not None and _sha256(file, size - _SEAL_BYTES).encode() != seal[1]
+
+
 @contextlib.contextmanager
 def open_file(path: str | os.PathLike[str], *, kind: str | None = None) -> Iterator[h5py.File]:
     """Open a file read-only after checking that it is whole, of this schema and, if given, kind.
@@ -178,11 +245,12 @@ def open_file(path: str | os.PathLike[str], *, kind: str | None = None) -> Itera
     FileNotFoundError
         If there is no such file.
     StoreError
-        If it is truncated or no HDF5, of another kind, or of another schema version.
+        If it is truncated, damaged or no HDF5, of another kind, or of another schema version.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    _check_seal(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -217,12 +285,7 @@ def read(path: str | os.PathLike[str], *, kind: str) -> tuple[Tree, dict[str, An
         As :func:`open_file`.
     """
     with open_file(path, kind=kind) as file:
-        try:
-            return read_group(file), dict(file.attrs)
-        except OSError as error:
-            raise StoreError(
-                f"{path}: cannot be read to its end ({error}); delete it and run again"
-            ) from error
+        return read_group(file), dict(file.attrs)
 
 
 def read_group(group: h5py.Group) -> Tree:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 # Not from the package, whose names are lazy: digests of code follow plain imports alone.
@@ -15,11 +19,16 @@ __all__ = ["kernel_columns"]
 
 Single = NDArray[np.float32]
 
+# Below this share of the memory that was asked for, less of it hardly helps.
+_LEAST = 1 / 64
+
+_log = logging.getLogger(__name__)
+
 
 def kernel_columns(
     raw: Raw, subject: Subject, start: int, stop: int, options: Options
 ) -> KernelColumns:
-    """Compute columns of a kernel, block by block.
+    """Compute columns of a kernel, block by block; where memory runs out, by smaller blocks.
 
     Parameters
     ----------
@@ -36,12 +45,42 @@ def kernel_columns(
     ------
     ValueError
         If there are fewer training points, or see :func:`model_metrology.kernels.kernel_blocks`.
+    MemoryError
+        If the memory does not suffice for small blocks either.
     """
     if stop > len(subject.train):
         raise ValueError(
             f"stop: columns {start} to {stop} asked for, there are {len(subject.train)} training "
             "points; set surrogates.train to at most that"
         )
+    memory = options.memory_mb
+    while True:
+        try:
+            return _columns(raw, subject, start, stop, replace(options, memory_mb=memory))
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            reason = str(error)
+        # Outside of the handler, whose error holds on to what was allocated.
+        memory /= 2
+        if memory < _LEAST * options.memory_mb:
+            break
+        _log.warning("out of memory (%s); again with memory_mb %g", reason, memory)
+    raise MemoryError(
+        f"surrogates: columns {start} to {stop} of the {raw} kernel do not fit in this machine's "
+        f"memory, nor in blocks of {2 * memory:g} MB ({reason}); lower surrogates.tile, which is "
+        f"the columns of a job, or surrogates.train, or give the job more memory"
+    )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On CPUs, torch's allocator and its convolutions have no exception of their own.
+    said = ("allocate memory", "could not create a primitive")
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(words in str(error) for words in said)
+
+
+def _columns(raw: Raw, subject: Subject, start: int, stop: int, options: Options) -> KernelColumns:
     columns = subject.train[start:stop]
     train = np.empty((stop, stop - start), np.float32)
     test = np.empty((len(subject.test), stop - start), np.float32)

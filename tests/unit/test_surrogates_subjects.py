@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from model_metrology.models.language import TokenPoints
 from model_metrology.recipes import Population
 from model_metrology.runs import DIVERGED
 from model_metrology.seeds import Streams
+from model_metrology.surrogates import columns
 from model_metrology.surrogates.columns import kernel_columns
 from model_metrology.surrogates.loading import read_subject, subject_outputs
 from model_metrology.surrogates.names import column_bounds
@@ -421,6 +424,41 @@ def test_more_columns_than_points_are_refused(subject):
         kernel_columns("trace", subject, 12, 15, Options())
 
 
+def test_where_memory_runs_out_blocks_get_smaller(subject, monkeypatch, caplog):
+    whole = kernel_columns("trace", subject, 0, 13, Options(memory_mb=64))
+    real, tried = columns.kernel_blocks, []
+
+    def short_of_memory(raw, model, x, y, options):
+        tried.append(options.memory_mb)
+        if options.memory_mb > 20:
+            # As torch and numpy do it.
+            kinds = (MemoryError("Unable to allocate 3 GiB"), torch.OutOfMemoryError("CUDA"))
+            raise kinds[len(tried) % 2]
+        return real(raw, model, x, y, options)
+
+    monkeypatch.setattr(columns, "kernel_blocks", short_of_memory)
+    found = kernel_columns("trace", subject, 0, 13, Options(memory_mb=64))
+    assert tried[:3] == [64, 32, 16]
+    assert_allclose(found.train, whole.train, **CLOSE)
+    assert "again with memory_mb 16" in caplog.text
+
+
+def test_memory_that_never_suffices_is_named_and_other_errors_pass(subject, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(columns, "kernel_blocks", broken)
+    with pytest.raises(MemoryError, match=r"columns 0 to 13 of the trace.*lower surrogates\.tile"):
+        kernel_columns("trace", subject, 0, 13, Options())
+
+    def other(*arguments):
+        raise RuntimeError("mat1 and mat2 shapes")
+
+    monkeypatch.setattr(columns, "kernel_blocks", other)
+    with pytest.raises(RuntimeError, match="shapes"):
+        kernel_columns("trace", subject, 0, 13, Options())
+
+
 class Rectified(nn.Module):
     """Without biases: a negative image has no gradient in any parameter."""
 
@@ -446,3 +484,43 @@ def test_a_point_without_a_gradient_is_named(name, part, point):
     # A kernel that is not normalised has a row of zeros.
     kernels = dict(zip(("train", "test"), assembled(subject, "trNTK0", 4, Options()), strict=True))
     assert (kernels[part][point] == 0).all()
+
+
+# In a process of its own, which may take so many bytes more than it had before the kernel.
+SHORT_OF_MEMORY = """
+import logging, resource, sys
+import numpy as np, torch
+from torch import nn
+from model_metrology.kernels import Options
+from model_metrology.surrogates.columns import kernel_columns
+from model_metrology.surrogates.subjects import Chosen, Subject
+
+logging.basicConfig(level="INFO")
+torch.set_num_threads(1)
+torch.manual_seed(0)
+convolutions = nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 32, 3, padding=1), nn.Tanh()
+network = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(2048, 10)).eval()
+train, test = torch.randn(300, 1, 8, 8), torch.randn(50, 1, 8, 8)
+labels = np.zeros(300, int), np.zeros(50, int), np.zeros(300, bool)
+chosen = Chosen(np.arange(300), np.arange(50), np.arange(0))
+subject = Subject(network, None, train, test, *labels, chosen, ("a", "b"))
+kernel_columns("trace", subject, 0, 4, Options(memory_mb=50))
+status = open("/proc/self/status").read()
+taken = 1024 * int(status.split("VmSize:")[1].split()[0])
+if sys.argv[1] != "inf":
+    resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[1]) * 10**6,) * 2)
+print(kernel_columns("trace", subject, 0, 300, Options()).train.trace())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of a process's memory")
+def test_a_process_that_runs_out_of_memory_goes_on_with_less_or_says_so():
+    def run(megabytes):
+        command = [sys.executable, "-c", SHORT_OF_MEMORY, megabytes]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    enough, little, hardly_any = map(run, ("inf", "200", "5"))
+    assert enough.returncode == little.returncode == 0, little.stderr[-2000:]
+    assert "out of memory" not in enough.stderr and "out of memory" in little.stderr
+    assert float(little.stdout) == pytest.approx(float(enough.stdout), rel=1e-5)
+    assert hardly_any.returncode and "lower surrogates.tile" in hardly_any.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 PARTS = (
@@ -24,10 +25,12 @@ PARTS = (
 
 
 class Workflow:
-    """A copy of the workflow in `folder`, and the commands a user gives in it."""
+    """A copy of the workflow in `folder`, made if need be, and commands a user gives in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if folder.exists():
+            return
         folder.mkdir(parents=True)
         for part in PARTS:
             source = ROOT / part
@@ -90,11 +93,30 @@ def workflow(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """The smoke study, run once for all tests that only look at its results."""
-    workflow = Workflow(tmp_path_factory.mktemp("smoke") / "work")
+def smoke(tmp_path_factory, worker_id):
+    """The smoke study, run once for all tests that only look at its results.
+
+    Tests run side by side share it, so none may change it: `finished` is a copy to change.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "smoke" / "work"
+    with FileLock(base.parent / "smoke.lock"):
+        workflow = Workflow(folder)
+        if not (folder / "report.html").exists():
+            workflow.study(smoke_study())
+            workflow.run()
+    return workflow
+
+
+@pytest.fixture
+def finished(smoke, tmp_path):
+    """The smoke study's finished results in a workflow that may be changed."""
+    workflow = Workflow(tmp_path / "changed")
+    # With Snakemake's record of what each result was made with.
+    for folder in ("results", ".snakemake", "resources"):
+        if (smoke.folder / folder).exists():
+            shutil.copytree(smoke.folder / folder, workflow.folder / folder)
     workflow.study(smoke_study())
-    workflow.run()
     return workflow
 
 

@@ -18,7 +18,7 @@ from model_metrology import files
 from model_metrology.embeddings.claims import claims_table
 from model_metrology.embeddings.names import BASELINES, CONTRAST_TABLES, SIGNATURE_TABLES, TABLES
 
-from .conftest import Workflow, assert_rebuilt_alone, smoke_study
+from .conftest import assert_rebuilt_alone, smoke_study
 
 RESULTS = "results/smoke"
 EMBEDDERS = {"MiniLM": "6 mean", "wordllama": "output"}
@@ -255,17 +255,6 @@ def test_vectors_are_kept_by_embedder_and_text(smoke):
 
 MEASURED = {"measure_contrast": 2, "measure_baselines": 1, "summarise_embeddings": 1}
 NAMED = {"measure_signature": 1}
-
-
-@pytest.fixture
-def finished(smoke, tmp_path):
-    """The smoke study's finished results in a workflow that may be changed."""
-    workflow = Workflow(tmp_path / "changed")
-    for folder in ("results", ".snakemake", "resources"):
-        if (smoke.folder / folder).exists():
-            shutil.copytree(smoke.folder / folder, workflow.folder / folder)
-    workflow.study(smoke_study())
-    return workflow
 
 
 def jobs_after(workflow, study=None):

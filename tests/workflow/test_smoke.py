@@ -1,7 +1,6 @@
 """The smoke study, whole: every result is there, holds together, and is found again."""
 
 import re
-import shutil
 from html.parser import HTMLParser
 
 import h5py
@@ -117,11 +116,11 @@ def test_a_second_run_finds_nothing_to_do(smoke):
     assert "Nothing to be done" in smoke.run("--dry-run").stdout
 
 
-def test_deleting_a_figure_rebuilds_that_figure_alone(smoke):
-    figure = smoke.folder / RESULTS / "figures" / "variability" / "null.png"
+def test_deleting_a_figure_rebuilds_that_figure_alone(finished):
+    figure = finished.folder / RESULTS / "figures" / "variability" / "null.png"
     figure.unlink()
-    assert smoke.jobs() == {"figure_null": 1, "all": 1, "total": 2}
-    smoke.run()
+    assert finished.jobs() == {"figure_null": 1, "all": 1, "total": 2}
+    finished.run()
     assert figure.exists()
 
 
@@ -165,12 +164,8 @@ def test_report_is_one_self_contained_page(smoke):
 # -- what a study asks for, and what its changes cost ------------------------------------------
 
 
-def changed(smoke, tmp_path, **changes):
+def changed(finished, **changes):
     """The smoke study's finished results with a changed study; what would be done again."""
-    workflow = Workflow(tmp_path / "changed")
-    shutil.copytree(smoke.folder / "results", workflow.folder / "results")
-    # Snakemake's record of what each result was made with.
-    shutil.copytree(smoke.folder / ".snakemake", workflow.folder / ".snakemake")
     study = smoke_study()
     for path, value in changes.items():
         place = study
@@ -178,45 +173,44 @@ def changed(smoke, tmp_path, **changes):
         for part in parents:
             place = place[part]
         place[last] = value
-    workflow.study(study)
-    return workflow.jobs()
+    finished.study(study)
+    return finished.jobs()
 
 
-def test_more_runs_train_only_the_new_ones(smoke, tmp_path):
-    jobs = changed(smoke, tmp_path, populations__base__size=15)
+def test_more_runs_train_only_the_new_ones(finished):
+    jobs = changed(finished, populations__base__size=15)
     assert jobs["train"] == 1
     assert "dataset" not in jobs
 
 
-def test_another_learning_rate_trains_that_population_alone(smoke, tmp_path):
+def test_another_learning_rate_trains_that_population_alone(finished):
     recipe = smoke_study()["populations"]["init only"]["recipe"] | {"learning_rate": 0.02}
     jobs = changed(
-        smoke,
-        tmp_path,
+        finished,
         populations={**smoke_study()["populations"]}
         | {"init only": smoke_study()["populations"]["init only"] | {"recipe": recipe}},
     )
     assert jobs["train"] == 1 and jobs["measure"] == 1 and "leave_one_out" not in jobs
 
 
-def test_another_title_redraws_one_figure(smoke, tmp_path):
-    jobs = changed(smoke, tmp_path, variability__comparisons__noise__title="Noise?")
+def test_another_title_redraws_one_figure(finished):
+    jobs = changed(finished, variability__comparisons__noise__title="Noise?")
     assert jobs == {"figure_comparison_noise": 1, "all": 1, "total": 2}
 
 
-def test_another_tolerance_measures_but_trains_nothing(smoke, tmp_path):
-    jobs = changed(smoke, tmp_path, variability__tolerance=0.1)
+def test_another_tolerance_measures_but_trains_nothing(finished):
+    jobs = changed(finished, variability__tolerance=0.1)
     assert "train" not in jobs and jobs["measure"] == 4
 
 
-def test_a_larger_sweep_trains_only_the_new_runs(smoke, tmp_path):
-    jobs = changed(smoke, tmp_path, spectra__sweeps__phases__size=2)
+def test_a_larger_sweep_trains_only_the_new_runs(finished):
+    jobs = changed(finished, spectra__sweeps__phases__size=2)
     # The block of six runs grows to one of twelve; other groups are left alone.
     assert jobs["train_width"] == 1 and jobs["measure_width"] == 1 and "train" not in jobs
 
 
-def test_another_level_of_the_edge_test_measures_but_trains_nothing(smoke, tmp_path):
-    jobs = changed(smoke, tmp_path, spectra__level=0.05)
+def test_another_level_of_the_edge_test_measures_but_trains_nothing(finished):
+    jobs = changed(finished, spectra__level=0.05)
     assert "train_width" not in jobs and "train" not in jobs and jobs["measure_width"] == 6
 
 

@@ -1,7 +1,6 @@
 """The stage of surrogates: what the files say, what a change costs, networks from elsewhere."""
 
 import re
-import shutil
 
 import h5py
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from .conftest import Workflow, assert_rebuilt_alone, smoke_study
+from .conftest import assert_rebuilt_alone, smoke_study
 
 RESULTS = "results/smoke"
 SUBJECTS = {"base/0000": 0, "base/0001": 1, "poisoned/0000": 0}
@@ -111,17 +110,6 @@ def test_every_run_and_kernel_is_in_the_tables(smoke):
 # -- what a change costs -----------------------------------------------------------------------
 
 MEASURED = {"surrogates": 3, "summarise_surrogates": 1}
-
-
-@pytest.fixture
-def finished(smoke, tmp_path):
-    """The smoke study's finished results in a workflow that may be changed."""
-    workflow = Workflow(tmp_path / "changed")
-    shutil.copytree(smoke.folder / "results", workflow.folder / "results")
-    # Snakemake's record of what each result was made with.
-    shutil.copytree(smoke.folder / ".snakemake", workflow.folder / ".snakemake")
-    workflow.study(smoke_study())
-    return workflow
 
 
 def jobs_after(workflow, **options):
