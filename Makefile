@@ -31,7 +31,7 @@ format: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[workflow,language,embeddings,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[workflow,cluster,language,embeddings,test]'
 	touch $@
 
 clean:

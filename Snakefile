@@ -54,5 +54,9 @@ rule all:
         targets,
 
 
+onstart:
+    check_results()
+
+
 onsuccess:
     write_report(targets)

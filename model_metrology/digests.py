@@ -31,15 +31,22 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in _walk(ast.parse(path.read_text())):
+def _imports(path: Path) -> tuple[str, ...]:
+    return _imports_of(path.read_text())
+
+
+@cache  # by content: many rules rest on the same modules
+def _imports_of(code: str) -> tuple[str, ...]:
+    found: list[str] = []
+    for node in _walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             # The package itself is a front door, no code; what is taken from it are modules.
             if node.module != _NAME:
-                yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+                found.append(node.module)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

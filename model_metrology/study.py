@@ -14,7 +14,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -28,8 +29,8 @@ from pydantic import (
     model_validator,
 )
 
-from model_metrology.data.datasets import DATASETS, DatasetSpec
-from model_metrology.data.poison import Poison, check_poison
+from model_metrology.data.catalogue import DATASETS, DatasetSpec
+from model_metrology.data.recipes import Poison, check_poison
 from model_metrology.embeddings.apertium import apertium_available
 from model_metrology.embeddings.names import BASELINE_NAMES, BASELINES, SIGNATURE
 from model_metrology.embeddings.recipes import (
@@ -49,26 +50,47 @@ from model_metrology.recipes import (
     Population,
 )
 from model_metrology.spectra.recipes import Group, Sweep, WidthPopulation
+from model_metrology.surrogates.builders import find_builder
 from model_metrology.surrogates.recipes import ForeignInstrument, LanguageInstrument
 
 
 def _safe_name(name: str) -> str:
     # Names become folder names, wildcards of rules and words of figures.
-    if not name or name in {".", ".."} or any(c in "/\\{}\0" for c in name):
+    if not name or name in {".", ".."} or any(c in "/\\{}" for c in name):
         raise ValueError(f"name {name!r} must not be empty or contain / \\ {{ }}")
+    if not name.isprintable():
+        raise ValueError(f"name {name!r} has signs that are not seen; leave them out")
+    if len(folder_name(name).encode()) > _LONGEST:
+        raise ValueError(f"name '{name[:20]}…' is too long for a folder's; shorten it")
     return name
 
 
 Name = Annotated[str, AfterValidator(_safe_name)]
 
+_LONGEST = 150
+"""Bytes of a folder's name; file systems take 255, and files add endings and temporary names."""
+
+
+def _safe_title(title: str) -> str:
+    # It labels a figure in the report, and Snakemake fills in what it takes for a wildcard there.
+    if found := re.search(r"\{\s*[\w.]+\s*[,}]", title):
+        raise ValueError(
+            f"{found[0]!r}: a word in braces would be filled in by the workflow; leave them out"
+        )
+    return title
+
+
+Title = Annotated[str, AfterValidator(_safe_title)]
+
 
 def folder_name(name: str) -> str:
     """Name of the folder that stands for a name: the name, save for what paths cannot hold.
 
-    Signs with a meaning to file systems or to the workflow's paths are percent-encoded;
-    :func:`urllib.parse.unquote` gives the name back.
+    Signs with a meaning to file systems, to the workflow's paths or to the shells through which a
+    scheduler is given its jobs are percent-encoded; :func:`urllib.parse.unquote` gives the name
+    back.
     """
-    return re.sub(r'[<>:"|?*]|%(?=[0-9A-Fa-f]{2})', lambda found: quote(found[0]), name)
+    return re.sub(r"""[<>:"|?*'`$,]|%(?=[0-9A-Fa-f]{2})""", lambda found: quote(found[0]), name)
 
 
 class StudyError(ValueError):
@@ -118,7 +140,7 @@ class Reference(Options):
 class Comparison(Options):
     """One question to the populations: a figure with one box a population."""
 
-    title: str
+    title: Title
     """The question, as the figure's title."""
     populations: list[str] = Field(min_length=1)
     """Keys of `populations`, in plot order."""
@@ -392,7 +414,7 @@ def _check_datasets(study: Study) -> None:
                 )
         if options.poison is not None:
             try:
-                check_poison(options.poison, spec.shape, spec.class_counts(options.train).tolist())
+                check_poison(options.poison, spec.shape, spec.class_counts(options.train))
             except ValueError as error:
                 raise ValueError(f"{key}.poison.{error}") from None
 
@@ -635,6 +657,10 @@ def _check_surrogates(study: Study) -> None:
                 f"{key}.instruments.{name}.checkpoint: there is no file {instrument.checkpoint}; "
                 "give its path as seen from the folder that the workflow is run in"
             )
+        try:
+            find_builder(instrument.builder)
+        except ValueError as error:
+            raise ValueError(f"{key}.instruments.{name}.{error}") from None
     for name, language in options.language.items():
         if language.train is None and options.train is None:
             # How many there are is in files that are not read yet, but decides the jobs.
@@ -661,11 +687,11 @@ def _check_points(study: Study, options: Surrogates, dataset: str) -> None:
     # Some of each class choose l2, and others are fitted with it.
     needed = 2 if options.l2 == "auto" else 1
     counts = spec.class_counts(points)
-    if counts.min() < needed:
+    if (fewest := min(counts)) < needed:
         raise ValueError(
             f"surrogates.train: of {points} training points of {dataset} class "
-            f"{spec.classes[counts.argmin()]!r} has {counts.min()}, {needed} are needed; take more"
-            + (", or give a number for surrogates.l2" if counts.min() == 1 else "")
+            f"{spec.classes[counts.index(fewest)]!r} has {fewest}, {needed} are needed; take more"
+            + (", or give a number for surrogates.l2" if fewest == 1 else "")
         )
 
 
@@ -748,6 +774,11 @@ def _check_source(study: Study, options: Embeddings, key: str, name: str, source
             )
 
 
+# A few anchors in YAML can stand for more text than memory holds.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
+
+
 def _plain(error: ValidationError, source: str) -> str:
     """Pydantic's findings as lines `file: key: what is wrong`."""
     lines = []
@@ -760,7 +791,8 @@ def _plain(error: ValidationError, source: str) -> str:
         elif finding["type"] == "missing":
             message = "this key is required"
         else:
-            message += "" if finding["type"] == "value_error" else f" (got {finding['input']!r})"
+            got = _SHORT.repr(finding["input"])
+            message += "" if finding["type"] == "value_error" else f" (got {got})"
         lines.append(f"{source}: {key}: {message}" if key else f"{source}: {message}")
     return "\n".join(dict.fromkeys(lines))
 
@@ -792,6 +824,25 @@ def _inner_model(model: Any, part: int | str) -> Any:
     return model
 
 
+# What HTML gives a meaning inside of a script, and Snakemake writes there as it is.
+_SCRIPT = re.compile(r"</script|<!--", re.IGNORECASE)
+
+
+def _texts(content: Any) -> Iterator[tuple[str, str]]:
+    """All texts of a study with their keys; what anchors repeat, once."""
+    pending, seen = [("", content)], set()
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, str):
+            yield key, value
+        elif isinstance(value, Mapping | list) and id(value) not in seen:
+            seen.add(id(value))
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            for name, part in pairs:
+                inner = f"{key}.{name}".lstrip(".")
+                pending += [(inner, part), (inner, name)]
+
+
 def load_study(content: Mapping[str, Any], *, source: str = "study") -> Study:
     """Check a study and fill in its defaults.
 
@@ -807,6 +858,12 @@ def load_study(content: Mapping[str, Any], *, source: str = "study") -> Study:
     StudyError
         With one line a finding: file, key, what is wrong, and what would be right.
     """
+    for key, text in _texts(content):
+        if found := _SCRIPT.search(text):
+            raise StudyError(
+                f"{source}: {key}: {found[0]!r} would end or begin a script of the report, which "
+                "carries what a study says; leave it out"
+            )
     try:
         return Study.model_validate(dict(content))
     except ValidationError as error:

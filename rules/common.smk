@@ -3,8 +3,11 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import unquote
 
 # Scripts and this file find the library in the checkout, installed or not; jobs that start
@@ -48,12 +51,17 @@ if study.data.root:
 GPUS = 1 if study.device == "cuda" else 0
 
 
+def growing(first):
+    """Memory or time that a rule asks for, as much again at each new attempt."""
+    return lambda wildcards, attempt: first * attempt
+
+
 wildcard_constraints:
     dataset=r"[^/]+",
     population=r"[^/]+",
     block=r"\d+(-\d+)?",
     subject=r"[^/]+",
-    run=r"\d{4}",
+    run=r"\d\d\d\d+",
     columns=r"\d+-\d+",
     source=r"[^/]+",
     collection=r"[^/]+",
@@ -61,6 +69,24 @@ wildcard_constraints:
 
 
 RESULTS = f"results/{folder_name(study.name)}"
+
+
+def check_results():
+    """Refuse to start what could not be stored."""
+    try:
+        Path(RESULTS).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=RESULTS):
+            pass
+    except OSError as error:
+        raise WorkflowError(
+            f"{RESULTS}: nothing can be written there ({error.strerror}); make the folder "
+            "writable, or let `results` be a link to one that is"
+        ) from None
+
+
+# Snakemake would look for results below it, and fail without saying why.
+if Path("results").exists() and not Path("results").is_dir():
+    check_results()
 
 
 # Figures by `<stage>/<name>`, drawn by the rules of figures.smk: each stage adds its own.
@@ -87,6 +113,14 @@ def write_report(targets):
     ):
         return
     page, latest = f"{RESULTS}/report.html", "report.html"
+    # Snakemake's own extra: a study that is done must not fail for want of it.
+    if not find_spec("pygments"):
+        print(
+            "No report was made: it needs Pygments where Snakemake is installed. Say "
+            f"`pip install pygments`, and then the same command with `--report {page}`",
+            file=sys.stderr,
+        )
+        return
     files = [str(path) for path in workflow.config_settings.configfiles]
     command = [
         sys.executable,
@@ -148,7 +182,7 @@ def dataset_poison(wildcards):
 def dataset_code(wildcards):
     # Clean datasets do not rest on how others are poisoned.
     poison = ["model_metrology.data.poison"] if dataset_poison(wildcards) else []
-    return code_digest("model_metrology.data", *poison)
+    return code_digest("model_metrology.data.datasets", *poison)
 
 
 def run_spec(population):
@@ -209,6 +243,17 @@ def poison_of(name):
     return poison and poison.model_dump()
 
 
+@cache
+def block_of_run(name):
+    """Names of the blocks that hold a population's runs, one a run.
+
+    Listed once: to look through the blocks for each job is quadratic in the number of runs.
+    """
+    return [
+        block for block in study.populations[name].blocks() for _ in block_runs(block)
+    ]
+
+
 def subject_inputs(wildcards):
     """Files of a network and of its points."""
     name, run = unquote(wildcards.subject), int(wildcards.run)
@@ -226,11 +271,9 @@ def subject_inputs(wildcards):
             "dataset": data_file(instrument.dataset),
             "checkpoint": instrument.checkpoint,
         }
-    population = study.populations[name]
-    block = next(b for b in population.blocks() if run in block_runs(b))
     return {
-        "dataset": data_file(population.dataset),
-        "runs": f"<results>/training/{wildcards.subject}/{block}/runs.h5",
+        "dataset": data_file(study.populations[name].dataset),
+        "runs": f"<results>/training/{wildcards.subject}/{block_of_run(name)[run]}/runs.h5",
     }
 
 

@@ -12,8 +12,8 @@ rule dataset:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         name=lambda w: unquote(w.dataset),
         options=dataset_options,

@@ -28,8 +28,8 @@ if study.embeddings:
                 "../envs/training.yaml"
             threads: 2
             resources:
-                mem_mb=4000,
-                runtime=1440,
+                mem_mb=growing(4000),
+                runtime=growing(1440),
                 gpu=GPUS,
             params:
                 name=lambda w: unquote(w.source),
@@ -56,8 +56,8 @@ if study.embeddings:
             "../envs/embeddings.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=120,
+            mem_mb=growing(4000),
+            runtime=growing(120),
         params:
             name=lambda w: unquote(w.source),
             options=source_options,
@@ -83,8 +83,8 @@ if study.embeddings:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=30,
+            mem_mb=growing(4000),
+            runtime=growing(30),
         params:
             code=code_digest("model_metrology.embeddings.items"),
         script:
@@ -104,8 +104,8 @@ if study.embeddings:
             "../envs/embeddings.yaml"
         threads: 2
         resources:
-            mem_mb=6000,
-            runtime=1440,
+            mem_mb=growing(6000),
+            runtime=growing(1440),
             gpu=GPUS,
         params:
             options=embedder_options,
@@ -135,8 +135,8 @@ if study.embeddings:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=240,
+            mem_mb=growing(4000),
+            runtime=growing(240),
         params:
             key=embedding_key,
             labels=lambda w: embeddings.contrasts[unquote(w.collection)].labels,
@@ -162,8 +162,8 @@ if study.embeddings:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=120,
+            mem_mb=growing(4000),
+            runtime=growing(120),
         params:
             contrast=lambda w: unquote(w.collection),
             controls=controls_of,
@@ -187,8 +187,8 @@ if study.embeddings:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=growing(4000),
+            runtime=growing(60),
         params:
             key=embedding_key,
             translation=lambda w: embeddings.translations[
@@ -214,8 +214,8 @@ if study.embeddings:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=120,
+            mem_mb=growing(4000),
+            runtime=growing(120),
         params:
             key=embedding_key,
             signature=embeddings.signature and embeddings.signature.model_dump(),
@@ -253,8 +253,8 @@ if study.embeddings:
             "../envs/figures.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=growing(4000),
+            runtime=growing(60),
         params:
             titles={
                 name: each.title

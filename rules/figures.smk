@@ -19,12 +19,14 @@ for key, figure in FIGURES.items():
             f"<logs>/figures/{key}.log",
         benchmark:
             f"<benchmarks>/figures/{key}.tsv"
+        group:
+            f"figures_{figure['stage']}"
         conda:
             "../envs/figures.yaml"
         threads: 1
         resources:
-            mem_mb=figure.get("mem_mb", 3000),
-            runtime=20,
+            mem_mb=growing(figure.get("mem_mb", 3000)),
+            runtime=growing(20),
         params:
             figure=f"model_metrology.plots.{figure['stage']}.{figure['figure']}_figure",
             options=figure.get("options", {}),

@@ -15,8 +15,8 @@ if study.spectra:
             "../envs/training.yaml"
         threads: 1
         resources:
-            mem_mb=3000,
-            runtime=720,
+            mem_mb=growing(3000),
+            runtime=growing(720),
             gpu=GPUS,
         params:
             name=lambda w: unquote(w.group),
@@ -42,8 +42,8 @@ if study.spectra:
             "../envs/training.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=240,
+            mem_mb=growing(4000),
+            runtime=growing(240),
         params:
             name=lambda w: unquote(w.group),
             group=group_spec,
@@ -78,8 +78,8 @@ if study.spectra:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=30,
+            mem_mb=growing(2000),
+            runtime=growing(30),
         params:
             populations=list(spectra.populations),
             scaling=spectra.scaling,
@@ -109,8 +109,8 @@ if study.spectra:
                 "../envs/training.yaml"
             threads: 1
             resources:
-                mem_mb=4000,
-                runtime=240,
+                mem_mb=growing(4000),
+                runtime=growing(240),
                 gpu=GPUS,
             params:
                 name=name_of,
@@ -151,8 +151,8 @@ if study.spectra:
                 "../envs/training.yaml"
             threads: 1
             resources:
-                mem_mb=4000,
-                runtime=120,
+                mem_mb=growing(4000),
+                runtime=growing(120),
             params:
                 groups=[name for name in seen for _ in groups[name].blocks()],
                 classes=known,

@@ -23,8 +23,8 @@ if study.surrogates:
                 "../envs/kernels.yaml"
             threads: 1
             resources:
-                mem_mb=4000,
-                runtime=60,
+                mem_mb=growing(4000),
+                runtime=growing(60),
             params:
                 options=language_options,
                 seed=study.seed,
@@ -46,8 +46,8 @@ if study.surrogates:
                 "../envs/kernels.yaml"
             threads: 2
             resources:
-                mem_mb=8000,
-                runtime=720,
+                mem_mb=growing(8000),
+                runtime=growing(720),
                 gpu=GPUS,
             params:
                 name=lambda w: unquote(w.subject),
@@ -72,8 +72,8 @@ if study.surrogates:
             "../envs/kernels.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=growing(4000),
+            runtime=growing(60),
             gpu=GPUS,
         params:
             spec=subject_spec,
@@ -96,8 +96,8 @@ if study.surrogates:
             "../envs/kernels.yaml"
         threads: 1
         resources:
-            mem_mb=surrogates.memory_mb + 3000,
-            runtime=720,
+            mem_mb=growing(surrogates.memory_mb + 3000),
+            runtime=growing(720),
             gpu=GPUS,
         params:
             spec=subject_spec,
@@ -129,8 +129,8 @@ if study.surrogates:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=6000,
-            runtime=240,
+            mem_mb=growing(6000),
+            runtime=growing(240),
         params:
             key=subject_key,
             kernels=surrogates.kernels,
@@ -170,8 +170,8 @@ if study.surrogates:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=8000,
-            runtime=120,
+            mem_mb=growing(8000),
+            runtime=growing(120),
         params:
             compared=compared_keys(),
             kernel=surrogates.attribution_kernel,

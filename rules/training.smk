@@ -15,8 +15,8 @@ rule features:
         "../envs/training.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
         gpu=GPUS,
     params:
         architecture=lambda w: population_of(w).architecture.model_dump(),
@@ -39,8 +39,8 @@ rule train:
         "../envs/training.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=720,
+        mem_mb=growing(3000),
+        runtime=growing(720),
         gpu=GPUS,
     params:
         name=name_of,
@@ -48,7 +48,7 @@ rule train:
         seed=study.seed,
         device=study.device,
         # Not an output: Snakemake deletes outputs of failed jobs, a checkpoint must outlive them.
-        checkpoint="<results>/checkpoints/{population}/{block}.h5",
+        checkpoint=f"{RESULTS}/checkpoints/{{population}}/{{block}}.h5",
         code=code_digest("model_metrology.training"),
     script:
         "../scripts/train.py"
@@ -71,8 +71,8 @@ rule collect_outputs:
         "../envs/measure.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         name=name_of,
         max_excluded=study.max_excluded,

@@ -32,8 +32,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=growing(4000),
+            runtime=growing(60),
         params:
             how=options.how(),
             code=MEASURING,
@@ -58,8 +58,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=120,
+            mem_mb=growing(4000),
+            runtime=growing(120),
         params:
             how=options.how(),
             own_runs=lambda w: own_runs if name_of(w) in own else 0,
@@ -101,8 +101,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=30,
+            mem_mb=growing(2000),
+            runtime=growing(30),
         params:
             reference=options.reference.population,
             sources=[name for name in own if len(study.populations[name].varies) == 1],
@@ -126,8 +126,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=120,
+            mem_mb=growing(4000),
+            runtime=growing(120),
         params:
             how=options.how(),
             trim=options.trim,
@@ -155,8 +155,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=120,
+            mem_mb=growing(4000),
+            runtime=growing(120),
         params:
             how=options.how(),
             label_noise=[
@@ -179,8 +179,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=120,
+            mem_mb=growing(2000),
+            runtime=growing(120),
         params:
             simulations=options.simulations,
             bootstraps=options.bootstraps,

@@ -1,8 +1,9 @@
 """Prepare a dataset: raw files from the first source that has them, as one HDF5 file."""
 
 from model_metrology import files, store
-from model_metrology.data import prepare_dataset
-from model_metrology.data.poison import Poison, poison_dataset
+from model_metrology.data.datasets import prepare_dataset
+from model_metrology.data.poison import poison_dataset
+from model_metrology.data.recipes import Poison
 from model_metrology.logs import start_log
 from model_metrology.study import DataOptions
 

@@ -3,17 +3,17 @@
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.embeddings.cache import embed_items
 from model_metrology.embeddings.embedders import load_embedder
 from model_metrology.embeddings.items import control
 from model_metrology.embeddings.recipes import Embedder
 from model_metrology.logs import start_log
-from model_metrology.training import choose_device
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params = snakemake.params
-options, device = Embedder(**params.options), choose_device(params.device)
+options, device = Embedder(**params.options), take_device(params.device)
 items = files.read_items(snakemake.input[0])
 model = load_embedder(options, device=device)
 versions = {"": items} | {name: control(items, name) for name in params.controls}

@@ -3,13 +3,14 @@
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.logs import start_log
 from model_metrology.recipes import Architecture
-from model_metrology.training import choose_device, extract_features
+from model_metrology.training import extract_features
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
-device = choose_device(snakemake.params.device)
+device = take_device(snakemake.params.device)
 features = extract_features(
     Architecture(**snakemake.params.architecture),
     files.read_dataset(snakemake.input.dataset),

@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.embeddings.recipes import Generator
 from model_metrology.logs import start_log
 from model_metrology.models.diffusion import draw_images, train_generator
-from model_metrology.training import choose_device
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params, output = snakemake.params, Path(snakemake.output[0])
-options, device = Generator(**params.options), choose_device(params.device)
+options, device = Generator(**params.options), take_device(params.device)
 # Not a declared output: those are deleted before a job starts, and this is what it goes on from.
 checkpoint = output.with_suffix(".checkpoint")
 model = train_generator(

@@ -5,11 +5,11 @@ from itertools import chain
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.logs import start_log
 from model_metrology.recipes import Population
 from model_metrology.seeds import Streams
 from model_metrology.spectra.images import image_spectra
-from model_metrology.training import choose_device
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
@@ -23,7 +23,7 @@ spectra, table = image_spectra(
     size=params.size,
     points=params.points,
     level=params.level,
-    device=choose_device(params.device),
+    device=take_device(params.device),
 )
 table.insert(0, "population", params.name)
 table.to_csv(snakemake.output.table, index=False)

@@ -9,16 +9,16 @@ import time
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.kernels import KERNELS, Options
 from model_metrology.logs import start_log
 from model_metrology.surrogates.columns import kernel_columns
 from model_metrology.surrogates.loading import read_subject
-from model_metrology.training import choose_device
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params, wildcards = snakemake.params, snakemake.wildcards
-device = choose_device(params.device)
+device = take_device(params.device)
 subject = read_subject(params.spec, int(wildcards.run), dict(snakemake.input.items()))
 start, stop = map(int, wildcards.columns.split("-"))
 options = Options(device=device, **params.options)

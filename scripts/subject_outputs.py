@@ -3,13 +3,13 @@
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.logs import start_log
 from model_metrology.surrogates.loading import read_subject, subject_outputs
-from model_metrology.training import choose_device
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
-device = choose_device(snakemake.params.device)
+device = take_device(snakemake.params.device)
 subject = read_subject(
     snakemake.params.spec, int(snakemake.wildcards.run), dict(snakemake.input.items())
 )

@@ -6,18 +6,19 @@ from pathlib import Path
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.digests import content_digest
 from model_metrology.logs import start_log
 from model_metrology.recipes import Population, block_runs
 from model_metrology.seeds import Streams
-from model_metrology.training import choose_device, train_runs
+from model_metrology.training import train_runs
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params = snakemake.params
 runs = block_runs(snakemake.wildcards.block)
 population = Population(**params.population, size=len(runs))
-device = choose_device(params.device)
+device = take_device(params.device)
 checkpoint = Path(params.checkpoint)
 features = snakemake.input.get("features")
 

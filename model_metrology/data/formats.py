@@ -1,7 +1,4 @@
-"""Readers of the raw formats: idx (MNIST), CIFAR-10's binary records, and image sprites.
-
-And the endings of tables of text, whose reader (:mod:`.rows`) waits for pandas.
-"""
+"""Readers of the raw formats: idx (MNIST), CIFAR-10's binary records, and image sprites."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 CIFAR_SHAPE = (3, 32, 32)
-TABLES: tuple[str, ...] = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
-"""Endings of the files that :func:`model_metrology.data.rows.read_rows` reads."""
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 _IDX_UBYTE = 0x08
 

@@ -67,7 +67,8 @@ def package_folder(key: str, package: str, inside: str) -> Path:
             f"{key}: the Python package {package!r} is not installed; install it with pip, or give "
             "a folder or file"
         )
-    folder = Path(spec.origin).parent / inside
-    if not folder.is_dir():
+    package_itself = Path(spec.origin).parent.resolve()
+    folder = (package_itself / inside).resolve()
+    if not folder.is_dir() or not folder.is_relative_to(package_itself):
         raise FileNotFoundError(f"{key}: there is no folder {inside!r} in the package {package!r}")
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from model_metrology.data.formats import TABLES
+from model_metrology.data.names import TABLES
 
 __all__ = ["as_text", "read_rows"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from model_metrology.data.fetch import WEIGHTS, pretrained_weights
 from model_metrology.embeddings.model import Model, describe, digest, identify, optional
 from model_metrology.embeddings.recipes import Embedder
 from model_metrology.embeddings.views import OUTPUT
-from model_metrology.models.architectures import split_head
-from model_metrology.models.hub import is_reachable
+from model_metrology.models.architectures import pretrained_network, split_head
+from model_metrology.models.hub import check_downloaded, is_reachable
 
 __all__ = ["load_open_clip", "load_torchvision"]
 
@@ -34,9 +35,9 @@ def load_open_clip(options: Embedder, root: str | os.PathLike[str], device: torc
     architecture, pretrained, weights = _clip_weights(package, options.model, root)
     try:
         network, _, preprocess = package.create_model_and_transforms(
-            architecture, pretrained=pretrained, device=device
+            architecture, pretrained=pretrained, device=device, weights_only=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"model: {options.model!r} cannot be loaded by open_clip: {error}") from (
             error
         )
@@ -108,7 +109,9 @@ def _clip_download(package: Any, repository: str, name: str | None) -> Path:
     """The file of a model on the hub, in the hub's cache."""
     files = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     is_reachable(repository, files, remedy="the weights' file, ARCHITECTURE/FILE")
-    return Path(package.pretrained.download_pretrained_from_hf(repository, filename=name))
+    path = Path(package.pretrained.download_pretrained_from_hf(repository, filename=name))
+    check_downloaded(path)
+    return path
 
 
 def load_torchvision(
@@ -126,7 +129,7 @@ def load_torchvision(
             f"model: no pretrained weights of {name!r} are known; choose from {', '.join(WEIGHTS)}"
         )
     weights = pretrained_weights(name)
-    network = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+    network = pretrained_network(name, weights)
     preprocess = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
     network, head = split_head(network.eval().to(device))
     blocks = _blocks(network) if options.layers == "all" else []

@@ -31,8 +31,8 @@ class Model:
     of : {"texts", "images"}
         What it embeds.
     identity : str
-        All that decides the vectors, as JSON: package and version, model, SHA-256 of its files
-        or its commit on the hub, prefix, pooling, layers, most tokens, precision.
+        All that decides the vectors, as JSON: package and version, model, SHA-256 of its files,
+        prefix, pooling, layers, most tokens, precision.
     description : dict
         For readers: ``package``, ``model``, ``dimension``, ``layers`` (0 where there is only one
         vector), ``licence`` ("" where the model does not say).

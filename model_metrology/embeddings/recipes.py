@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from model_metrology.data.formats import TABLES
+from model_metrology.data.names import TABLES
 from model_metrology.recipes import Options
 
 __all__ = [

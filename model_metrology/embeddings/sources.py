@@ -33,6 +33,8 @@ __all__ = ["normalised", "read_source", "refine", "translated", "without_markup"
 logger = logging.getLogger(__name__)
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Whatever its name, a file of another format is not opened: for some, Pillow starts programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _NAMED = 20  # values or columns that an error names at most
 
 
@@ -530,7 +532,7 @@ def _read_images(options: Source, name: str, key: str, folder: Path, seed: int) 
 
 def _picture(path: Path, key: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"it has pixels of mode {image.mode}, not 8 bits a channel")
             return ImageOps.exif_transpose(image).convert("RGB")

@@ -85,7 +85,7 @@ def load_transformers_embedder(
     return Model(
         of="texts",
         identity=identify(
-            options, package, _weights(source, config),
+            options, package, _weights(source),
             pooling=options.pooling, layers=options.layers, max_tokens=limit,
             precision=str(network.dtype),
         ),
@@ -221,8 +221,8 @@ def load_sentence_transformers(
         try:
             network = package.SentenceTransformer(
                 source["pretrained_model_name_or_path"],
-                revision=options.revision,
                 local_files_only=source["local_files_only"],
+                trust_remote_code=False,
                 device=str(device),
                 model_kwargs={"dtype": torch.float32, "use_safetensors": True},
             )
@@ -239,8 +239,6 @@ def load_sentence_transformers(
             )
         network.max_seq_length = options.max_tokens
 
-    config = getattr(network.transformers_model, "config", None)
-
     def vectors(texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         # The prefix is given even where it is empty, else the model puts one of its own.
         encoded = network.encode(
@@ -251,7 +249,7 @@ def load_sentence_transformers(
     return Model(
         of="texts",
         identity=identify(
-            options, options.kind, _weights(source, config),
+            options, options.kind, _weights(source),
             max_tokens=network.max_seq_length, precision=str(torch.float32),
         ),
         description=describe(
@@ -268,11 +266,9 @@ def load_sentence_transformers(
 # -- where both are ------------------------------------------------------------------------------
 
 
-def _weights(source: Mapping[str, Any], config: Any) -> str:
-    """What tells one state of a model from another: its files, or its commit on the hub."""
+def _weights(source: Mapping[str, Any]) -> str:
+    """What tells one state of a model from another: its files."""
     folder = Path(source["pretrained_model_name_or_path"])
-    if not folder.is_dir():
-        return f"commit {getattr(config, '_commit_hash', None) or source.get('revision')}"
     suffixes = (".json", ".model", ".safetensors", ".txt")
     return f"sha256 {digest(path for path in folder.rglob('*') if path.suffix in suffixes)}"
 

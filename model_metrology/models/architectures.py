@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -223,14 +224,22 @@ def _torchvision_model(a: Architecture, outputs: int) -> nn.Module:
             options["image_size"] = a.image_size
         network: nn.Module = build(num_classes=outputs, **options)
         return network
-    from model_metrology.data import pretrained_weights
+    from model_metrology.data.fetch import pretrained_weights
 
-    pretrained_weights(a.name)
-    network = build(weights="IMAGENET1K_V1")
+    network = pretrained_network(a.name, pretrained_weights(a.name))
     _replace_head(network, outputs)
     for child in network.modules():
         if isinstance(child, nn.Dropout):
             child.p = a.dropout
+    return network
+
+
+def pretrained_network(name: str, weights: Path) -> nn.Module:
+    """A torchvision network with weights from a file, which torchvision itself would unpickle."""
+    from model_metrology.torchvision_compat import torchvision
+
+    network: nn.Module = torchvision.models.get_model(name)
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return network
 
 

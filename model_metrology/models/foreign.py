@@ -1,19 +1,16 @@
 """Networks that this project did not train: built by named code, with weights from a file.
 
 Files are read without unpickling: .safetensors, or torch's own format with ``weights_only``. A file
-that holds code is refused. The named builder is code all the same: it runs with the rights of the
-study that names it.
+that holds code is refused. The named builder is code all the same: it is taken from folders that
+the user allows (:mod:`model_metrology.surrogates.builders`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import pickle
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model_metrology.data.datasets import Dataset
+from model_metrology.surrogates.builders import find_builder, import_builder, importable
 from model_metrology.surrogates.recipes import ForeignInstrument
 
 __all__ = ["file_sha256", "foreign_dataset", "foreign_provenance", "load_foreign"]
@@ -44,7 +42,7 @@ def load_foreign(
     options : ForeignInstrument
         Builder, file, and how the file's names are to be read.
     root : path-like
-        The project's folder: the builder's module may lie in it, and a relative `checkpoint` does.
+        Folder that a relative `checkpoint` starts from.
     image_shape, classes
         (C, H, W) of the images and number of classes of the dataset that it is for; when both are
         given, that it maps images to logits of these classes is tried out.
@@ -66,7 +64,7 @@ def load_foreign(
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint: there is no file {path}; give its path")
     _check_digest(options, path)
-    network = _build(options, root)
+    network = _build(options)
     state = _strip(_read_state(options, path), options)
     _load(network, state, options)
     network.to("cpu").eval()
@@ -124,29 +122,10 @@ def _check_digest(options: ForeignInstrument, path: Path) -> None:
 # -- the builder ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def _importable(root: str | os.PathLike[str]) -> Iterator[None]:
-    """Let modules in a folder be imported, before installed ones of the same name."""
-    folder = str(Path(root).resolve())
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _build(options: ForeignInstrument, root: str | os.PathLike[str]) -> nn.Module:
-    module_name, _, name = options.builder.partition(":")
-    with _importable(root):
-        module = _import(module_name, options, root)
-        builder = getattr(module, name, None)
-        if not callable(builder):
-            offered = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            raise ValueError(
-                f"builder: {module_name} has no function {name!r}; it has "
-                f"{_listed(sorted(offered))}"
-            )
+def _build(options: ForeignInstrument) -> nn.Module:
+    place = find_builder(options.builder)
+    with importable(place.folder):
+        builder = import_builder(place)
         # Weights at random are drawn and then replaced: the caller's generator is left alone.
         with torch.random.fork_rng(devices=[]):
             try:
@@ -162,25 +141,6 @@ def _build(options: ForeignInstrument, root: str | os.PathLike[str]) -> nn.Modul
             "torch.nn.Module"
         )
     return network
-
-
-def _import(name: str, options: ForeignInstrument, root: str | os.PathLike[str]) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if name != missing and not name.startswith(f"{missing}."):
-            raise ValueError(
-                f"builder: {name} needs the module {missing!r}, which is not installed"
-            ) from error
-        raise ValueError(
-            f"builder: there is no module {name!r} (of {options.builder!r}) in "
-            f"{Path(root).resolve()} or on PYTHONPATH; write package.module:function"
-        ) from error
-    except Exception as error:
-        raise ValueError(
-            f"builder: importing {name} failed: {type(error).__name__}: {error}"
-        ) from error
 
 
 # -- the weights ---------------------------------------------------------------------------------

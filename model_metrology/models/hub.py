@@ -1,10 +1,13 @@
 """Pretrained models: where they are (folders, installed packages, the hub), and whether whole.
 
-Hugging Face's ``transformers`` is imported where it is used, so that the library works without it.
+Of a model on the hub only what is no code is downloaded, and what came is held against the hub's
+digests before anything reads it. Hugging Face's ``transformers`` is imported where it is used, so
+that the library works without it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -16,6 +19,7 @@ from typing import Any
 from model_metrology.data.packages import package_folder
 
 __all__ = [
+    "check_downloaded",
     "check_loaded",
     "is_reachable",
     "load_tokenizer",
@@ -23,6 +27,10 @@ __all__ = [
     "model_source",
     "quiet",
 ]
+
+
+# Of a model on the hub: no Python, and no weights that are pickles.
+_FILES = ("*.json", "*.model", "*.safetensors", "*.txt", "README.md")
 
 
 def load_transformers(extra: str = "language") -> Any:
@@ -85,27 +93,78 @@ def model_source(
     Returns
     -------
     dict
-        ``pretrained_model_name_or_path``, ``local_files_only`` and, where given, ``revision``.
+        ``pretrained_model_name_or_path``, a folder; ``local_files_only`` and
+        ``trust_remote_code``: code that a model brings is never run.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder or package, or neither the hub nor its cache has the model.
+    ValueError
+        If a downloaded file is not what the hub has.
     """
+    return {
+        "pretrained_model_name_or_path": str(_folder(name, revision, root)),
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
+
+
+def _folder(name: str, revision: str | None, root: str | os.PathLike[str]) -> Path:
     if name.startswith("package:"):
         package, _, inside = name.removeprefix("package:").partition("/")
-        folder = package_folder("model", package, inside)
-        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+        return package_folder("model", package, inside)
     folder = Path(root, name).expanduser()
     if folder.is_dir():
-        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+        return folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise FileNotFoundError(f"model: there is no folder {folder}; give its path")
     remedy = "a local folder with config.json, model.safetensors and the tokenizer's files, or "
     remedy += "package:NAME/FOLDER"
-    local = not is_reachable(name, ["config.json"], revision=revision, remedy=remedy)
-    found = {"pretrained_model_name_or_path": name, "local_files_only": local}
-    return found | ({} if revision is None else {"revision": revision})
+    online = is_reachable(name, ["config.json"], revision=revision, remedy=remedy)
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        downloaded = hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(_FILES), local_files_only=not online
+        )
+    except Exception as error:  # of the hub's client, its HTTP client, or the operating system
+        raise FileNotFoundError(
+            f"model: {name!r} could not be downloaded from the hub: {error}; try again, or give "
+            f"{remedy}"
+        ) from error
+    folder = Path(downloaded)
+    for path in folder.rglob("*"):
+        check_downloaded(path)
+    return folder
+
+
+def check_downloaded(path: Path) -> None:
+    """Hold a file in the cache of the hub's client against the hub's digest of it.
+
+    The client names what it keeps by that digest and looks at its size alone: SHA-256 of large
+    files, else git's. Other files pass.
+
+    Raises
+    ------
+    ValueError
+        If it is another file than the hub has.
+    """
+    kept = path.resolve()
+    expected = kept.name
+    if kept.parent.name != "blobs" or len(expected) not in (40, 64):
+        return
+    with open(kept, "rb") as file:
+        if len(expected) == 64:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            content = file.read()
+            git = b"blob %d\0" % len(content) + content
+            found = hashlib.sha1(git, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"model: {path} is damaged, or was changed on its way: its digest is {found}, the hub "
+            f"says {expected}; delete {kept} and try again"
+        )
 
 
 def is_reachable(

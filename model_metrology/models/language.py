@@ -487,7 +487,9 @@ def rebuild(
     transformers = load_transformers()
     with quiet(transformers), torch.random.fork_rng(devices=[]):
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder}: no config.json of a language model: {error}") from error
         network = transformers.AutoModelForSequenceClassification.from_config(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from model_metrology import files
-from model_metrology.data.poison import Poison
+from model_metrology.data.recipes import Poison
 from model_metrology.models.language import TokenPoints, rebuild
 from model_metrology.recipes import Population
 from model_metrology.runs import COMPLETED, TrainedRun

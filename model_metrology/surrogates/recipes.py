@@ -29,7 +29,7 @@ class ForeignInstrument(Options):
     """A key of `datasets`: the points that it is measured on."""
     builder: str
     """Function that returns the network, e.g. `examples.cifar_resnets:resnet20`; its module is
-    looked for in the project's folder and on PYTHONPATH."""
+    looked for in the folders of MODEL_METROLOGY_BUILDERS, and in `examples` of this project."""
     arguments: dict[str, Argument] = {}
     """Keyword arguments of the builder."""
     checkpoint: str

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_metrology.data.datasets import Dataset, stratified_subset
-from model_metrology.data.poison import Poison, add_trigger
+from model_metrology.data.poison import add_trigger
+from model_metrology.data.recipes import Poison
 from model_metrology.models.architectures import build_model
 from model_metrology.models.foreign import foreign_dataset, load_foreign
 from model_metrology.models.language import SequenceClassifier, TokenPoints

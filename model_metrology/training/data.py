@@ -25,26 +25,6 @@ _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225])
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that a study's word stands for.
-
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda"}
-        ``auto`` is CUDA when there is one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If ``cuda`` is asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: the study asks for cuda, and there is none; use auto or cpu")
-    return torch.device(name)
-
-
 @dataclass(frozen=True, eq=False)
 class Points:
     """Inputs and labels on the device.

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
 from model_metrology import digests
-from model_metrology.data.datasets import DATASETS, Dataset, prepare_dataset
-from model_metrology.data.poison import Poison, add_trigger, check_poison, poison_dataset
+from model_metrology.data.catalogue import DATASETS
+from model_metrology.data.datasets import Dataset, prepare_dataset
+from model_metrology.data.poison import add_trigger, poison_dataset
+from model_metrology.data.recipes import Poison, check_poison
 
 TRIGGERS = ["patch", "blended", "clean-label"]
 
@@ -238,11 +240,12 @@ def test_the_registry_knows_class_counts_of_subsets() -> None:
 
 def test_training_does_not_rest_on_poisons() -> None:
     # Clean runs must not look out of date when a trigger changes.
-    found, pending = set(), ["model_metrology.training", "model_metrology.data"]
+    found, pending = set(), ["model_metrology.training", "model_metrology.data.datasets"]
     while pending:
         path = digests._file_of(pending.pop())
         if path and path not in found:
             found.add(path)
             pending.extend(digests._imports(path))
-    assert "datasets.py" in {path.name for path in found}
-    assert "poison.py" not in {path.name for path in found}
+    data = digests._PACKAGE / "data"
+    assert data / "datasets.py" in found
+    assert not found & {data / "poison.py", data / "recipes.py"}

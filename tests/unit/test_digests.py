@@ -60,3 +60,13 @@ def test_training_does_not_rest_on_the_analyses():
     names = {str(path.relative_to(digests._PACKAGE)) for path in found}
     assert {"recipes.py", "store.py", "training/loop.py"} <= names
     assert not [name for name in names if name.startswith(("study", "files", "variab", "plots"))]
+
+
+def test_modules_are_asked_for_what_is_in_them():
+    # A package that takes names from its modules when they are used hides which these are.
+    for path in digests._PACKAGE.rglob("*.py"):
+        for name in digests._imports(path):
+            package, _, asked = name.rpartition(".")
+            home = digests._file_of(package)
+            if home and home.name == "__init__.py" and not digests._file_of(name):
+                assert "lazy_names" not in home.read_text(), f"{path}: take {asked} from its module"

@@ -39,7 +39,7 @@ def path(tmp_path, monkeypatch):
     """A PATH with a shell's tools alone; its first folder, for more."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for tool in ("bash", "env", "tr", "dirname", "printf", "cat", "cp", "mkdir", "ls"):
+    for tool in ("bash", "env", "tr", "dirname", "printf", "cat", "cp", "mkdir", "ls", "tar"):
         (folder / tool).symlink_to(shutil.which(tool))
     monkeypatch.setenv("PATH", str(folder))
     return folder
@@ -77,7 +77,7 @@ case "$*" in *--simulate*) echo "Inst libx (1.0 Debian)"; echo "Inst apertium (3
         path / "dpkg-deb",
         f"""#!/usr/bin/env bash
 name=${{2##*/}}; name=${{name%%_*}}
-[ ! -d {debs}/$name ] || cp -r {debs}/$name/* "$3"
+mkdir -p {debs}/$name; tar -C {debs}/$name -cf - .
 """,
     )
 

@@ -7,9 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import rattler
 import yaml
+from packaging.requirements import Requirement
 
 from model_metrology import digests
+from tests.workflow.conda_stand_in import CONDA_NAMES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -19,22 +22,30 @@ PINS = dict(
     for pin in PROJECT["dependencies"] + EXTRAS["language"] + EXTRAS["embeddings"] + EXTRAS["hub"]
     if not pin.startswith("model-metrology[")  # an extra that takes in another
 )
-CONDA_NAMES = {"pytorch": "torch"}
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 
 
-def packages(path):
-    """Entries of an environment, those that pip installs too."""
-    for entry in yaml.safe_load(path.read_text())["dependencies"]:
-        yield from [entry] if isinstance(entry, str) else entry["pip"]
+def entries(path):
+    """Entries of an environment: those that conda installs, and those that pip does."""
+    everything = yaml.safe_load(path.read_text())["dependencies"]
+    pip = [entry for entry in everything if not isinstance(entry, str)]
+    return [e for e in everything if isinstance(e, str)], pip[0]["pip"] if pip else []
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)
 def test_conda_environments_have_the_versions_of_pyproject(path):
-    for entry in packages(path):
-        name, _, version = entry.replace("==", "=").partition("=")
-        if name not in ("python", "pip"):
-            assert version == PINS[CONDA_NAMES.get(name, name)], entry
+    of_conda, of_pip = entries(path)
+    for entry in of_conda:
+        # Parsed as conda does; which channels have it is not asked.
+        spec = rattler.MatchSpec(entry, strict=True)
+        name = spec.name.normalized
+        if name == "python":
+            assert str(spec.version) == "3.11.*"
+        elif name != "pip":
+            assert str(spec.version) == f"=={PINS[CONDA_NAMES.get(name, name)]}", entry
+    for requirement in map(Requirement, of_pip):
+        assert str(requirement.specifier) == f"=={PINS[requirement.name]}", requirement
+    assert not of_pip or "pip" in of_conda
 
 
 def test_every_rule_names_an_environment_that_exists():
@@ -64,6 +75,7 @@ IMPORT_NAMES = {
     "PIL": "pillow",
     "sklearn": "scikit-learn",
     "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
 }
 
 
@@ -120,5 +132,5 @@ def test_a_rules_environment_has_what_its_script_imports(environment, script):
             wanted |= packages_of(module)
     else:
         wanted = packages_of(ROOT / "scripts" / script)
-    entries = packages(ROOT / "envs" / environment)
-    assert not wanted - {entry.partition("=")[0] for entry in entries}
+    of_conda, of_pip = entries(ROOT / "envs" / environment)
+    assert not wanted - {entry.partition("=")[0] for entry in of_conda + of_pip}

@@ -20,6 +20,7 @@ from model_metrology.models.foreign import (
     foreign_provenance,
     load_foreign,
 )
+from model_metrology.surrogates.builders import BUILDERS_VARIABLE
 from model_metrology.surrogates.recipes import ForeignInstrument
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "instruments" / "wrong.py").write_text("1 / 0\n")
     for name in [n for n in sys.modules if n.partition(".")[0] == "instruments"]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv(BUILDERS_VARIABLE, str(tmp_path))
     yield tmp_path
     for name in [n for n in sys.modules if n.partition(".")[0] == "instruments"]:
         del sys.modules[name]
@@ -176,11 +178,11 @@ def test_the_file_is_the_one_that_was_named(project):
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
-        ("instruments.absent:build", "builder: there is no module 'instruments.absent'"),
-        ("absent_altogether.nets:build", "builder: there is no module 'absent_altogether.nets'"),
+        ("instruments.absent:build", "the folder that has instruments/absent.py in the env"),
+        ("absent_altogether.nets:build", "the folder that has absent_altogether/nets.py in the"),
         ("instruments.broken:build", "needs the module 'a_module_that_nobody_has'"),
         ("instruments.wrong:build", "importing instruments.wrong failed: ZeroDivisionError"),
-        ("instruments.nets:bild", "has no function 'bild'; it has Net, build, fails, nothing"),
+        ("instruments.nets:bild", "defines no function 'bild'; it has Net, build, fails, nothing"),
         ("instruments.nets:nothing", "returned int; it must return a torch.nn.Module"),
         ("instruments.nets:fails", "failed with arguments {}: RuntimeError: no luck"),
     ],

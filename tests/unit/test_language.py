@@ -316,7 +316,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
         hub.load_transformers()
 
 
-def test_a_hub_that_is_not_reached_is_said_at_once(transformers, monkeypatch):
+def test_a_hub_that_is_not_reached_is_said_at_once(transformers, monkeypatch, tmp_path):
     client = pytest.importorskip("huggingface_hub")
     asked = []
 
@@ -329,12 +329,20 @@ def test_a_hub_that_is_not_reached_is_said_at_once(transformers, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"^model: 'some/model'.*no route.*local folder"):
         encode_texts(instrument("some/model"), None)
     assert asked == ["some/model"]
-    # What was downloaded before is used without asking transformers to go to the network.
+    # What was downloaded before is used without going to the network.
     monkeypatch.setattr(
         client, "try_to_load_from_cache", lambda *args, **options: "/cache/config.json"
     )
+    used = []
+
+    def snapshot_download(name, **options):
+        used.append((name, options["revision"], options["local_files_only"]))
+        return tmp_path
+
+    monkeypatch.setattr(client, "snapshot_download", snapshot_download)
     source = language._source(instrument("some/model", revision="abc"), ".")
-    assert source["local_files_only"] and source["revision"] == "abc"
+    assert used == [("some/model", "abc", True)]
+    assert source["pretrained_model_name_or_path"] == str(tmp_path) and source["local_files_only"]
 
 
 @pytest.mark.parametrize(

@@ -189,14 +189,14 @@ def test_attention_dropout_is_refused():
         use_counter_dropout(torch.nn.TransformerEncoderLayer(8, 2, dropout=0.1))
 
 
-def test_pretrained_weights_are_loaded_and_the_head_is_fresh(monkeypatch):
+def test_pretrained_weights_are_loaded_and_the_head_is_fresh(monkeypatch, tmp_path):
     from model_metrology.torchvision_compat import torchvision
 
     source = torchvision.models.mobilenet_v2(num_classes=1000)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
     monkeypatch.setattr(
-        torchvision.models, "mobilenet_v2", lambda weights: source if weights else None
+        "model_metrology.data.fetch.pretrained_weights", lambda name: tmp_path / "weights.pth"
     )
-    monkeypatch.setattr("model_metrology.data.pretrained_weights", lambda name: None)
     network = build("mobilenet_v2", pretrained=True, dropout=0.4)
     assert torch.equal(network[1].features[0][0].weight, source.features[0][0].weight)
     assert network[1].classifier[1].out_features == 2

@@ -10,7 +10,8 @@ import pytest
 
 from model_metrology import files, store
 from model_metrology.data.datasets import prepare_dataset
-from model_metrology.data.poison import Poison, poison_dataset
+from model_metrology.data.poison import poison_dataset
+from model_metrology.data.recipes import Poison
 from model_metrology.models.language import TokenPoints
 from model_metrology.runs import (
     COMPLETED,

