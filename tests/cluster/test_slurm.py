@@ -153,6 +153,7 @@ def test_a_retry_is_a_new_job_that_asks_for_more_and_failures_name_their_logs(cl
     for log in (f"{RESULTS}/logs/data/digits2.log", datasets[0]["StdOut"]):
         assert log in message
         assert "it never works" in (workflow.folder / log).read_text()
+    assert message.count("ValueError: it never works") >= 2  # both are shown
 
 
 def fail_in(workflow, script, code):
