@@ -6,10 +6,9 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from ..workflow.conftest import Workflow, datasets_of, smoke_study
+from ..workflow.conftest import Workflow, assert_same_results, smoke_study
 from . import slurm
 
 pytestmark = pytest.mark.cluster
@@ -67,27 +66,6 @@ def times(jobs):
     """Start and end of each, in the order of their starts."""
     keys = "StartTime", "EndTime"
     return sorted(tuple(datetime.fromisoformat(job[key]) for key in keys) for job in jobs)
-
-
-def table(path):
-    """A table without what was measured by the clock."""
-    return pd.read_csv(path, keep_default_na=False).drop(columns="seconds", errors="ignore")
-
-
-def assert_same_results(one, other):
-    files = [
-        path.relative_to(one.folder)
-        for ending in ("h5", "csv")
-        for path in (one.folder / RESULTS).rglob(f"*.{ending}")
-    ]
-    stages = {"data", "training", "outputs", "variability", "spectra", "surrogates", "embeddings"}
-    assert {name.parts[2] for name in files} == stages
-    for name in files:
-        mine, theirs = one.folder / name, other.folder / name
-        if name.suffix == ".h5":
-            assert datasets_of(mine) == datasets_of(theirs), name
-        else:
-            pd.testing.assert_frame_equal(table(mine), table(theirs), check_exact=True)
 
 
 # Slurm's turn comes before that of the local run, which another worker may have begun.

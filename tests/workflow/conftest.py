@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock
@@ -102,6 +103,28 @@ def datasets_of(path: Path) -> dict[str, bytes]:
     with h5py.File(path) as file:
         file.visititems(visit)
     return found
+
+
+def table_of(path: Path) -> pd.DataFrame:
+    """A table without what was measured by the clock."""
+    return pd.read_csv(path, keep_default_na=False).drop(columns="seconds", errors="ignore")
+
+
+def assert_same_results(one: Workflow, other: Workflow) -> None:
+    """All files of one run of the smoke study, or of parts of it, are as those of another."""
+    files = [
+        path.relative_to(one.folder)
+        for ending in ("h5", "csv")
+        for path in (one.folder / "results" / "smoke").rglob(f"*.{ending}")
+    ]
+    stages = {"data", "training", "outputs", "variability", "spectra", "surrogates", "embeddings"}
+    assert {name.parts[2] for name in files} == stages
+    for name in files:
+        mine, theirs = one.folder / name, other.folder / name
+        if name.suffix == ".h5":
+            assert datasets_of(mine) == datasets_of(theirs), name
+        else:
+            pd.testing.assert_frame_equal(table_of(mine), table_of(theirs), check_exact=True)
 
 
 def _job_stats(lines: list[str]) -> dict[str, int]:
