@@ -85,18 +85,17 @@ def write_runs(
     write(path, {"runs": tree}, kind="runs", attrs=attrs, axes=axes, units=units)
 
 
-def read_runs(path: str | os.PathLike[str]) -> Iterator[TrainedRun]:
-    """Read what :func:`write_runs` wrote, run by run."""
+def read_runs(path: str | os.PathLike[str], *, weights: bool = True) -> Iterator[TrainedRun]:
+    """Read what :func:`write_runs` wrote, run by run, with the weights or without."""
     with open_file(path, kind="runs") as file:
         for number, group in file["runs"].items():
-            tree = read_group(group)
             yield TrainedRun(
                 run=int(number),
-                status=str(tree["status"]),
-                message=str(tree["message"]),
-                weights=_flat(tree.get("weights", {})),
-                test_outputs=tree["test_outputs"],
-                history=tree["history"],
+                status=group["status"].asstr()[()],
+                message=group["message"].asstr()[()],
+                weights=_flat(read_group(group["weights"])) if weights else {},
+                test_outputs=group["test_outputs"][()],
+                history=read_group(group["history"]),
             )
 
 

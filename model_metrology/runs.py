@@ -27,7 +27,7 @@ class TrainedRun:
     message : str
         Why it diverged; empty otherwise.
     weights : dict of str to ndarray
-        Parameters and buffers by their name in the module's state.
+        Parameters and buffers by their name in the module's state; empty where they were not read.
     test_outputs : ndarray, shape (n, C)
         Logits on the test points.
     history : dict of str to ndarray, shape (epochs,)
@@ -125,7 +125,8 @@ def collect_outputs(
     TooManyDivergedError
         If more than `max_excluded` of the runs diverged.
     """
-    kept: list[TrainedRun] = []
+    # Outputs alone: the weights of all runs at once would not fit into memory.
+    kept: dict[int, NDArray[np.float32]] = {}
     histories, excluded = [], []
     total = 0
     for run in trained:
@@ -134,7 +135,7 @@ def collect_outputs(
         history.insert(0, "run", run.run)
         histories.append(history)
         if run.status == COMPLETED:
-            kept.append(run)
+            kept[run.run] = run.test_outputs
         else:
             excluded.append({"population": population, "run": run.run, "reason": run.message})
     left_out = pd.DataFrame(excluded, columns=["population", "run", "reason"])
@@ -147,8 +148,8 @@ def collect_outputs(
         )
     outputs = Outputs(
         population=population,
-        runs=np.array([run.run for run in kept], dtype=np.int64),
-        logits=np.stack([run.test_outputs for run in kept]),
+        runs=np.array(list(kept), dtype=np.int64),
+        logits=np.stack(list(kept.values())),
         labels=np.asarray(labels, dtype=np.int64),
         classes=tuple(classes),
     )

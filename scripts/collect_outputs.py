@@ -9,7 +9,7 @@ from model_metrology.runs import collect_outputs
 start_log(snakemake.log[0])
 dataset = files.read_dataset(snakemake.input.dataset)
 outputs, history, excluded = collect_outputs(
-    chain.from_iterable(map(files.read_runs, snakemake.input.runs)),
+    chain.from_iterable(files.read_runs(path, weights=False) for path in snakemake.input.runs),
     dataset.test_labels,
     dataset.classes,
     population=snakemake.params.name,

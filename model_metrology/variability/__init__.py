@@ -29,6 +29,7 @@ from model_metrology.variability.metrics import (
     debiased_calibration_error,
     expected_calibration_error,
     logit_gap,
+    mean_churn,
     pairwise_churn,
     predicted_labels,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "ks_tolerance",
     "leave_one_out",
     "logit_gap",
+    "mean_churn",
     "median_bandwidth",
     "mmd2",
     "mmd_test",

@@ -15,6 +15,7 @@ __all__ = [
     "debiased_calibration_error",
     "expected_calibration_error",
     "logit_gap",
+    "mean_churn",
     "pairwise_churn",
     "predicted_labels",
 ]
@@ -42,13 +43,16 @@ def logit_gap(logits: ArrayLike) -> Array:
     ValueError
         If the last axis holds more than two classes.
     """
-    values = np.asarray(logits, dtype=np.float64)
+    values = np.asarray(logits)
     if values.ndim < 2 or values.shape[-1] not in (1, 2):
         raise ValueError(
             f"logits must have shape (…, n, 2) or (…, n, 1), got {values.shape}; "
             "for more classes use class_margins"
         )
-    return np.asarray(values[..., -1] - values[..., 0] if values.shape[-1] == 2 else values[..., 0])
+    if values.shape[-1] == 1:
+        return values[..., 0].astype(np.float64)
+    # In double precision without a copy of all the logits in it.
+    return np.asarray(np.subtract(values[..., 1], values[..., 0], dtype=np.float64))
 
 
 def class_margins(logits: ArrayLike) -> Array:
@@ -161,10 +165,7 @@ def pairwise_churn(runs: ArrayLike) -> Array:
     ValueError
         If `runs` has another shape, or see :func:`predicted_labels`.
     """
-    values = np.asarray(runs)
-    if values.ndim not in (2, 3) or values.shape[0] == 0:
-        raise ValueError(f"runs must have shape (R, n) or (R, n, C), got {values.shape}")
-    labels = np.stack([predicted_labels(run) for run in values])
+    labels = _labels_of_runs(runs)
     # Agreement is a product of one-hot matrices; one class at a time keeps memory at R·n.
     agree = np.zeros((len(labels), len(labels)))
     for label in np.unique(labels):
@@ -172,6 +173,44 @@ def pairwise_churn(runs: ArrayLike) -> Array:
         agree += hot @ hot.T
     result: Array = 1.0 - agree / labels.shape[1]
     return result
+
+
+def _labels_of_runs(runs: ArrayLike) -> NDArray[np.intp]:
+    values = np.asarray(runs)
+    if values.ndim not in (2, 3) or values.shape[0] == 0:
+        raise ValueError(f"runs must have shape (R, n) or (R, n, C), got {values.shape}")
+    # As few bytes as the labels need: there may be ten thousand runs.
+    return np.stack([predicted_labels(run).astype(np.int16) for run in values])
+
+
+def mean_churn(runs: ArrayLike) -> Array:
+    """Mean churn of each of R runs with the others: rows of :func:`pairwise_churn`, averaged.
+
+    From the runs' votes at each point, in time and memory R·n where all pairs take R²·n and R².
+
+    Parameters
+    ----------
+    runs
+        As in :func:`pairwise_churn`.
+
+    Returns
+    -------
+    array
+        (R,); 0 for a single run.
+
+    Raises
+    ------
+    ValueError
+        See :func:`pairwise_churn`.
+    """
+    labels = _labels_of_runs(runs)
+    others = max(len(labels) - 1, 1)
+    differ = np.zeros(len(labels))
+    for label in np.unique(labels):
+        predicted = labels == label
+        against = len(labels) - predicted.sum(axis=0)
+        differ += predicted @ against
+    return differ / (others * labels.shape[1])
 
 
 def expected_calibration_error(

@@ -31,7 +31,7 @@ from model_metrology.variability.metrics import (
     debiased_calibration_error,
     expected_calibration_error,
     logit_gap,
-    pairwise_churn,
+    mean_churn,
     predicted_labels,
 )
 from model_metrology.variability.references import Law, reference_sample
@@ -74,22 +74,20 @@ def metrics_table(outputs: Outputs, reference: Outputs) -> pd.DataFrame:
         mean gap), ece, ece_adaptive, ece_debiased, ece_positive.
     """
     gaps, reference_gaps = logit_gap(outputs.logits), logit_gap(reference.logits)
-    predicted = [predicted_labels(gap) for gap in gaps]
     reference_predicted = [predicted_labels(gap) for gap in reference_gaps]
-    # The mean of a row, its zero diagonal left out.
-    own = pairwise_churn(gaps).sum(axis=1) / max(len(gaps) - 1, 1)
+    own = mean_churn(gaps)
     rows = []
     for i, others in enumerate(_others(outputs, reference)):
         against = np.flatnonzero(others)
-        probability = special.expit(gaps[i])
+        probability, predicted = special.expit(gaps[i]), predicted_labels(gaps[i])
         rows.append(
             {
                 "population": outputs.population,
                 "run": int(outputs.runs[i]),
                 "role": "candidate" if others.all() else "reference",
-                "accuracy": accuracy(predicted[i], outputs.labels),
+                "accuracy": accuracy(predicted, outputs.labels),
                 "churn_pairwise": float(
-                    np.mean([churn(predicted[i], reference_predicted[j]) for j in against])
+                    np.mean([churn(predicted, reference_predicted[j]) for j in against])
                 ),
                 "churn_own": own[i],
                 "churn_ensemble": churn(gaps[i], reference_gaps[against].mean(axis=0)),

@@ -10,6 +10,7 @@ import pytest
 import rattler
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from model_metrology import digests
 from tests.workflow.conda_stand_in import CONDA_NAMES
@@ -17,11 +18,13 @@ from tests.workflow.conda_stand_in import CONDA_NAMES
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-PINS = dict(
-    pin.split("==")
-    for pin in PROJECT["dependencies"] + EXTRAS["language"] + EXTRAS["embeddings"] + EXTRAS["hub"]
-    if not pin.startswith("model-metrology[")  # an extra that takes in another
-)
+PINS = {
+    canonicalize_name(pin.name): str(pin.specifier)
+    for pin in map(
+        Requirement,
+        PROJECT["dependencies"] + EXTRAS["language"] + EXTRAS["embeddings"] + EXTRAS["hub"],
+    )
+}
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 
 
@@ -42,9 +45,9 @@ def test_conda_environments_have_the_versions_of_pyproject(path):
         if name == "python":
             assert str(spec.version) == "3.11.*"
         elif name != "pip":
-            assert str(spec.version) == f"=={PINS[CONDA_NAMES.get(name, name)]}", entry
+            assert str(spec.version) == PINS[CONDA_NAMES.get(name, name)], entry
     for requirement in map(Requirement, of_pip):
-        assert str(requirement.specifier) == f"=={PINS[requirement.name]}", requirement
+        assert str(requirement.specifier) == PINS[canonicalize_name(requirement.name)], requirement
     assert not of_pip or "pip" in of_conda
 
 

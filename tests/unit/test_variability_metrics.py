@@ -14,6 +14,7 @@ from model_metrology.variability import (
     empirical_cdf,
     expected_calibration_error,
     logit_gap,
+    mean_churn,
     pairwise_churn,
     predicted_labels,
     reference_sample,
@@ -123,6 +124,18 @@ def test_predictions_churn_and_accuracy():
     assert pairwise_churn(logits)[0, 2] == pytest.approx(churn(logits[0], logits[2]))
 
 
+def test_mean_churn_is_that_of_all_pairs():
+    rng = np.random.default_rng(1)
+    for runs in (
+        rng.integers(4, size=(7, 50)),
+        rng.normal(size=(5, 20)),
+        rng.normal(size=(4, 9, 3)),
+    ):
+        pairs = pairwise_churn(runs)
+        assert_allclose(mean_churn(runs), pairs.sum(axis=1) / (len(runs) - 1), atol=1e-15)
+    assert_array_equal(mean_churn(rng.normal(size=(1, 20))), [0.0])
+
+
 def test_gaps_and_margins():
     logits = np.random.default_rng(0).normal(size=(3, 40, 2))
     assert_array_equal(logit_gap(logits), logits[..., 1] - logits[..., 0])
@@ -157,6 +170,7 @@ def test_references():
         (lambda: churn([np.nan], [1.0]), "not finite"),
         (lambda: accuracy([1.0], [0.5]), "labels must be integers"),
         (lambda: pairwise_churn([1, 2]), "runs must have shape"),
+        (lambda: mean_churn([1, 2]), "runs must have shape"),
         (lambda: expected_calibration_error([0.5], [0, 1]), "differ in length"),
         (lambda: expected_calibration_error([2.5], [1]), "apply softmax"),
         (lambda: expected_calibration_error([np.nan], [1]), r"\[0, 1\]"),
