@@ -13,12 +13,14 @@ times *faster* at arithmetic, no faster than 2 ms a step of training, and every 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -33,13 +35,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model_metrology.data.catalogue import DATASETS
 from model_metrology.kernels import KERNELS
-from model_metrology.kernels.functions import Options, kernel_blocks
+from model_metrology.kernels.functions import Options, _prepared
 from model_metrology.models.architectures import build_model
 from model_metrology.models.language import SequenceClassifier
 from model_metrology.recipes import Architecture, block_runs
 from model_metrology.runs import Outputs
 from model_metrology.study import Study, load_study
-from model_metrology.surrogates import fit_surrogate
+from model_metrology.surrogates.glm import fit_surrogate
 from model_metrology.variability.tables import (
     alpha_table,
     metrics_table,
@@ -47,8 +49,8 @@ from model_metrology.variability.tables import (
     own_alpha_table,
 )
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 STEP = 0.002  # seconds of a GPU's training step at least: its kernels are launched one by one
 START = 15.0  # seconds from when a job could start to its first line: scheduler, imports
@@ -84,7 +86,7 @@ def matrix_rate() -> float:
 def training_piece(architecture: Architecture, dataset: str, batch: int) -> dict[str, float]:
     """Seconds and operations for one image: forward, backward, step."""
     spec = DATASETS[dataset]
-    shape = spec.image_shape
+    shape = spec.shape
     model = build_model(
         architecture.model_copy(update={"pretrained": False}),
         image_shape=shape,
@@ -105,18 +107,38 @@ def training_piece(architecture: Architecture, dataset: str, batch: int) -> dict
     return {"seconds": timed(step) / batch, "operations": counter.get_total_flops() / batch}
 
 
-def kernels_piece(model: nn.Module, points: torch.Tensor) -> float:
-    """Seconds for a pair of points, of all kernels together."""
+def kernels_piece(model: nn.Module, points: torch.Tensor, study: Study, rate: float) -> float:
+    """Seconds for a pair of points, of all kernels together, in blocks as large as memory allows.
+
+    What is held of a point (its gradients, say) is made again for each block it is in, and so is
+    what a product of two blocks writes out; their seconds are shared by as many pairs as a block
+    has columns. A pair itself takes what it takes to multiply gradients that are written out, at
+    the rate of matrix products.
+    """
     model.eval()
-    options = Options(memory_mb=4000)
-
-    def all_kernels() -> None:
-        for raw in dict.fromkeys(raw for raw, _ in KERNELS.values()):
-            for _ in kernel_blocks(raw, model, points, None, options):
-                pass
-
-    n = len(points)
-    return timed(all_kernels, least=1.0) / (n * (n + 1) / 2)
+    options = Options(memory_mb=study.surrogates.memory_mb)
+    n, total = len(points) // 2, 0.0
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    with torch.no_grad():
+        outputs = model(points[:1]).shape[1]
+    pairs = {"pseudo": 2 * numbers / rate, "trace": 2 * numbers * outputs / rate}
+    for raw in dict.fromkeys(raw for raw, _ in KERNELS.values()):
+        with _prepared(raw, model, points, None, options) as ready:
+            size = ready.memory.points() // 2
+            started = time.perf_counter()
+            one, other = (
+                ready.hold(ready.x.part(start, start + n, ready.place)) for start in (0, n)
+            )
+            held = time.perf_counter()
+            one.with_others(other)
+            ended = time.perf_counter()
+        point, pair = (held - started) / (2 * n), pairs.get(raw, 0.0)
+        written = max((ended - held) / n - pair * n, 0.0)
+        seconds = point / min(size, study.surrogates.tile) + written / size + pair
+        print(f"  {raw}: {point:.3g} and {written:.3g} s a point, {size} in a block, "
+              f"{pair:.3g} s a pair; in all {seconds:.3g} s a pair", flush=True)  # fmt: skip
+        total += seconds
+    return total
 
 
 def bert() -> tuple[SequenceClassifier, torch.Tensor]:
@@ -160,7 +182,8 @@ def surrogate_piece() -> float:
 
 def measured_pieces(study: Study) -> dict[str, Any]:
     """All of them."""
-    pieces: dict[str, Any] = {"operations a second": matrix_rate()}
+    rate = matrix_rate()
+    pieces: dict[str, Any] = {"operations a second": rate}
     for name, population in study.populations.items():
         key = population.architecture.model_copy(update={"pretrained": False}).model_dump_json()
         if key in pieces:
@@ -171,17 +194,23 @@ def measured_pieces(study: Study) -> dict[str, Any]:
     for name in study.surrogates.populations:
         population = study.populations[name]
         spec = DATASETS[population.dataset]
-        model = build_model(
-            population.architecture, image_shape=spec.image_shape, classes=10, seed=0
-        )
-        pieces[f"pair {name}"] = kernels_piece(model, torch.randn(48, *spec.image_shape))
+        model = build_model(population.architecture, image_shape=spec.shape, classes=10, seed=0)
+        pieces[f"pair {name}"] = kernels_piece(model, torch.randn(32, *spec.shape), study, rate)
         print(f"pair of {name}: {pieces[f'pair {name}']:.2e} s", flush=True)
     for name in study.surrogates.language:
-        pieces[f"pair {name}"] = kernels_piece(*bert())
+        pieces[f"pair {name}"] = kernels_piece(*bert(), study, rate)
         print(f"pair of {name}: {pieces[f'pair {name}']:.2e} s", flush=True)
     pieces |= variability_pieces()
     pieces["fit, by squared points"] = surrogate_piece()
     return pieces
+
+
+def known_pieces(study: Study) -> dict[str, Any]:
+    """Pieces measured before, or now."""
+    path = RESULTS / "pieces.json"
+    if not path.exists():
+        path.write_text(json.dumps(measured_pieces(study), indent=2) + "\n")
+    return json.loads(path.read_text())
 
 
 # -- jobs --------------------------------------------------------------------------------------
@@ -282,49 +311,49 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 1000])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 100])
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        stand_in_files(Path())
+        rows = forecast(arguments.times, arguments.faster, arguments.gpus)
+    pd.DataFrame(rows).round(4).to_csv(RESULTS / "paper.csv", index=False)
+
+
+def forecast(
+    all_times: Sequence[int], all_faster: Sequence[float], all_gpus: Sequence[int]
+) -> list[dict[str, float]]:
+    """Play the plans of all sizes of the study, in the current folder."""
     content = yaml.safe_load((ROOT / "studies" / "paper.yaml").read_text())
-    RESULTS.mkdir(exist_ok=True)
-    found = RESULTS / "pieces.json"
-    pieces = json.loads(found.read_text()) if found.exists() else {}
-    if not pieces:
-        pieces = measured_pieces(load_study(content, source="studies/paper.yaml"))
-        found.write_text(json.dumps(pieces, indent=2) + "\n")
     rows = []
-    for times in arguments.times:
+    for times in all_times:
         larger = scaled(content, times)
         study = load_study(larger, source="studies/paper.yaml")
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            stand_in_files(folder)
-            path = folder / "study.yaml"
-            path.write_text(yaml.safe_dump(larger))
-            started = time.perf_counter()
-            # Without limits of this machine's, so that jobs show what they ask for.
-            jobs = planned_jobs(path, folder, "--cores", "1000", "--workflow-profile", "none")
-            planning = time.perf_counter() - started
+        pieces = known_pieces(study)
+        Path("study.yaml").write_text(yaml.safe_dump(larger))
+        started = time.perf_counter()
+        # Without the limits of this machine, so that jobs show what they ask for.
+        options = "--cores", "1000", "--workflow-profile", "none"
+        jobs = planned_jobs(Path("study.yaml"), Path(), *options)
+        planning = time.perf_counter() - started
         print(f"{times} x: {len(jobs)} jobs planned in {planning:.1f} s", flush=True)
-        for faster in arguments.faster:
+        for faster, gpus in product(all_faster, all_gpus):
             seconds = [job_seconds(job, study, pieces, faster) for job in jobs]
             hours = Counter[str]()
             for job, each in zip(jobs, seconds, strict=True):
                 hours[job.rule if job.rule in COSTS else "others"] += each / 3600
-            for gpus in arguments.gpus:
-                played = simulate(jobs, seconds, cores=max(16, 4 * gpus), gpus=gpus)
-                rows.append(
-                    {
-                        "times": times,
-                        "faster": faster,
-                        "gpus": gpus,
-                        "jobs": len(jobs),
-                        "planning_s": round(planning, 1),
-                        "days": played.seconds / 86400,
-                        "gpus_busy": played.busy,
-                        "longest_chain_days": played.longest_chain / 86400,
-                    }
-                    | {f"{rule}_hours": hours[rule] for rule in [*COSTS, "others"]}
-                )
-                print(pd.Series(rows[-1]).to_string(float_format="{:.3g}".format), flush=True)
-    pd.DataFrame(rows).round(4).to_csv(RESULTS / "paper.csv", index=False)
+            # Four cores beside each GPU for what needs none.
+            played = simulate(jobs, seconds, cores=max(16, 4 * gpus), gpus=gpus)
+            row = {
+                "times": times,
+                "faster": faster,
+                "gpus": gpus,
+                "jobs": len(jobs),
+                "planning_s": round(planning, 1),
+                "days": played.seconds / 86400,
+                "gpus_busy": played.busy,
+                "longest_chain_days": played.longest_chain / 86400,
+            }
+            rows.append(row | {f"{rule}_hours": hours[rule] for rule in [*COSTS, "others"]})
+            print(pd.Series(rows[-1]).to_string(float_format="{:.3g}".format), flush=True)
+    return rows
 
 
 if __name__ == "__main__":

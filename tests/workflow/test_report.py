@@ -75,7 +75,6 @@ def test_every_figure_is_shown_and_explained(smoke, browser):
             else:
                 wait(browser, figure_width)
                 shown += 1
-            open_category(browser, page, category)
             click(browser, row, "information-circle")
             text = wait(
                 browser,
