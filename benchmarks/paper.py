@@ -285,12 +285,11 @@ def scaled(content: dict[str, Any], times: int) -> dict[str, Any]:
     for population in content["populations"].values():
         population["size"] *= times
         if times > 10:
-            population["runs_per_job"] = min(population.get("runs_per_job", 1) * 25, 500)
+            # Some hours a block.
+            population["runs_per_job"] = min(population.get("runs_per_job", 1) * 25, 200)
     content["surrogates"]["runs"] *= times
     for language in content["surrogates"]["language"].values():
         language["size"] *= times
-    if times > 10:
-        content["surrogates"]["tile"] = 50_000  # a job a kernel
     return content
 
 

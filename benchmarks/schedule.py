@@ -54,10 +54,12 @@ def planned_jobs(study: Path, folder: Path, *options: str) -> list[Job]:
     )
     if shown.returncode:
         raise RuntimeError(shown.stdout[-3000:])
-    listed = re.findall(
-        r"^(?:local)?(?:rule|checkpoint) (.+):\n((?: {4}.*\n)+)", shown.stdout, re.M
-    )
-    return [_job(rule, dict(re.findall(r"^ {4}(\w+): (.*)$", text, re.M))) for rule, text in listed]
+    # Jobs of a group are indented once more.
+    listed = re.findall(r"^( *)(?:local)?rule (.+):\n((?:\1 {4}.*\n)+)", shown.stdout, re.MULTILINE)
+    return [
+        _job(rule, dict(re.findall(r"^ +(\w+): (.*)$", text, re.MULTILINE)))
+        for _, rule, text in listed
+    ]
 
 
 def _job(rule: str, shown: Mapping[str, str]) -> Job:
@@ -164,7 +166,8 @@ def _busy(
     jobs: Sequence[Job], seconds: Sequence[float], total: float, cores: int, gpus: int | None
 ) -> float:
     if gpus is None:
-        used = sum(job.threads * each for job, each in zip(jobs, seconds, strict=True))
+        threads = (min(job.threads, cores) for job in jobs)
+        used = sum(number * each for number, each in zip(threads, seconds, strict=True))
         return used / (total * cores)
     on_gpus = sum(each for job, each in zip(jobs, seconds, strict=True) if job.gpu)
     return on_gpus / (total * gpus)

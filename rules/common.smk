@@ -52,8 +52,13 @@ GPUS = 1 if study.device == "cuda" else 0
 
 
 def growing(first):
-    """Memory or time that a rule asks for, as much again at each new attempt."""
-    return lambda wildcards, attempt: first * attempt
+    """Memory or time that a rule asks for, as much again at each new attempt.
+
+    A number, or a function of the wildcards where it depends on the study's sizes.
+    """
+    return lambda wildcards, attempt: attempt * (
+        round(first(wildcards)) if callable(first) else first
+    )
 
 
 wildcard_constraints:
@@ -153,6 +158,14 @@ def name_of(wildcards):
 
 def population_of(wildcards):
     return study.populations[name_of(wildcards)]
+
+
+def outputs_mb(wildcards):
+    """Megabytes of the outputs of all of a population's runs."""
+    population = population_of(wildcards)
+    spec = study.spec(population.dataset)
+    points = study.datasets[population.dataset].test or spec.test_size
+    return population.size * points * len(spec.classes) * 4 / 1e6
 
 
 def run_files(wildcards):
@@ -313,16 +326,26 @@ def subject_datasets():
     return list(dict.fromkeys(map(subject_dataset, images)))
 
 
-def subject_points(name):
-    """How many training points a network's kernel has."""
-    wanted, there = study.surrogates.train, None
-    kind = subject_kind(name)
-    if kind == "language":
-        there = study.surrogates.language[name].train
+def subject_points(name, part="train"):
+    """How many training points a network's kernel has, or test points."""
+    wanted = getattr(study.surrogates, part)
+    if subject_kind(name) == "language":
+        there = getattr(study.surrogates.language[name], part)
     else:
         dataset = subject_dataset(name)
-        there = study.datasets[dataset].train or study.spec(dataset).train_size
-    return min(number for number in (wanted, there) if number is not None)
+        there = getattr(study.datasets[dataset], part) or getattr(
+            study.spec(dataset), f"{part}_size"
+        )
+    return min(
+        (number for number in (wanted, there) if number is not None), default=None
+    )
+
+
+def kernel_mb(name, columns=None):
+    """Megabytes of a network's kernel in single precision, or of some of its columns."""
+    points = subject_points(name)
+    tests = subject_points(name, "test") or points  # of sentences: as many at most
+    return (points + tests) * (columns or points) * 4 / 1e6
 
 
 def kernel_files(wildcards):

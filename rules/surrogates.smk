@@ -96,7 +96,18 @@ if study.surrogates:
             "../envs/kernels.yaml"
         threads: 1
         resources:
-            mem_mb=growing(surrogates.memory_mb + 3000),
+            # Beside what is held of points: the columns of all kernels, until they are written.
+            mem_mb=growing(
+                lambda w: (
+                    surrogates.memory_mb
+                    + 2000
+                    + len(surrogates.kernels)
+                    * kernel_mb(
+                        unquote(w.subject),
+                        surrogates.tile or subject_points(unquote(w.subject)),
+                    )
+                )
+            ),
             runtime=growing(720),
             gpu=GPUS,
         params:
@@ -129,8 +140,9 @@ if study.surrogates:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(6000),
-            runtime=growing(240),
+            # One kernel at a time, beside it at most as much again; time grows as its entries do.
+            mem_mb=growing(lambda w: 4000 + 3 * kernel_mb(unquote(w.subject))),
+            runtime=growing(lambda w: 60 + 0.1 * kernel_mb(unquote(w.subject))),
         params:
             key=subject_key,
             kernels=surrogates.kernels,

@@ -71,7 +71,7 @@ rule collect_outputs:
         "../envs/measure.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000),
+        mem_mb=growing(lambda w: 2000 + 3 * outputs_mb(w)),
         runtime=growing(30),
     params:
         name=name_of,

@@ -58,8 +58,8 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(4000),
-            runtime=growing(120),
+            mem_mb=growing(lambda w: 2000 + 4 * outputs_mb(w)),
+            runtime=growing(lambda w: 60 + 0.02 * population_of(w).size),
         params:
             how=options.how(),
             own_runs=lambda w: own_runs if name_of(w) in own else 0,

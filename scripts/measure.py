@@ -20,16 +20,16 @@ alpha, weights = alpha_table(
     bootstraps=snakemake.params.bootstraps,
     rng=np.random.default_rng(snakemake.params.seed),
 )
-candidates = alpha.loc[alpha["scope"] == "pooled", "run"].to_numpy()
+files.write_trimming(
+    snakemake.output.trimming,
+    alpha.loc[alpha["scope"] == "pooled", "run"].to_numpy(),
+    weights,
+    store.provenance(snakemake.config, population=outputs.population),
+)
+del weights  # as large as the outputs
 if own_runs := snakemake.params.own_runs:
     # As many runs of each population: alpha-hat depends on how many it is held against.
     siblings, _ = outputs.split(min(own_runs, len(outputs.runs)))
     alpha = pd.concat([alpha, own_alpha_table(siblings, **how)], ignore_index=True)
 alpha.to_csv(snakemake.output.alpha, index=False)
 metrics_table(outputs, reference).to_csv(snakemake.output.metrics, index=False)
-files.write_trimming(
-    snakemake.output.trimming,
-    candidates,
-    weights,
-    store.provenance(snakemake.config, population=outputs.population),
-)

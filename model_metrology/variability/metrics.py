@@ -209,7 +209,7 @@ def mean_churn(runs: ArrayLike) -> Array:
     for label in np.unique(labels):
         predicted = labels == label
         against = len(labels) - predicted.sum(axis=0)
-        differ += predicted @ against
+        differ += [against[of_run].sum() for of_run in predicted]
     return differ / (others * labels.shape[1])
 
 

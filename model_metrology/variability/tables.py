@@ -144,13 +144,16 @@ def alpha_table(
         Optimal trimming of each candidate's pooled gaps, in the order of the candidates.
     """
     rows: list[dict[str, Any]] = []
-    weights = []
-    gaps, reference_gaps = logit_gap(outputs.logits), logit_gap(reference.logits)
-    for i in np.flatnonzero(_others(outputs, reference).all(axis=1)):
-        scopes = _scopes(gaps[i], reference_gaps, outputs, law, tolerance, level)
+    reference_gaps = logit_gap(reference.logits)
+    candidates = np.flatnonzero(_others(outputs, reference).all(axis=1))
+    weights = np.empty((len(candidates), len(outputs.labels)))
+    for row, i in enumerate(candidates):
+        # One at a time: there may be ten thousand.
+        gap = logit_gap(outputs.logits[i])
+        scopes = _scopes(gap, reference_gaps, outputs, law, tolerance, level)
         pooled = scopes["pooled"]
         interval = bootstrap_alpha(
-            gaps[i],
+            gap,
             reference_gaps,
             law=law,
             tolerance=tolerance,
@@ -160,12 +163,12 @@ def alpha_table(
             rng=rng,
         )
         bound = alpha_lower_bound(
-            gaps[i],
+            gap,
             reference_sample(reference_gaps, law),
             tolerance=pooled.tolerance,
             level=level,
             # The reference runs share their test points, so n of the points are independent.
-            reference_size=gaps.shape[1],
+            reference_size=len(gap),
         )
         extra: dict[str, dict[str, float]] = {
             "pooled": {
@@ -175,9 +178,9 @@ def alpha_table(
             }
         }
         rows += _with_p_values(_rows(int(outputs.runs[i]), outputs, scopes, extra), outputs, null)
-        weights.append(pooled.weights)
+        weights[row] = pooled.weights
     table = _labelled(rows, outputs, "reference", len(reference.runs), law, tolerance)
-    return table, np.array(weights).reshape(len(weights), gaps.shape[1])
+    return table, weights
 
 
 def own_alpha_table(

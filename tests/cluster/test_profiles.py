@@ -40,6 +40,23 @@ def test_rules_that_can_use_a_gpu_ask_for_one_if_the_study_insists(workflow):
     assert not asking & set(profile("slurm")["groups"])
 
 
+def test_requests_grow_with_the_study(workflow):
+    study = smoke_study()
+    workflow.study(study)
+    small = asked_by_rule(workflow)
+    for population in study["populations"].values():
+        population |= {"size": 100_000, "runs_per_job": 100_000}
+    study["surrogates"] |= {"train": None, "tile": None}
+    workflow.study(study)
+    large = asked_by_rule(workflow)
+    for rule in ("collect_outputs", "measure", "kernel_columns", "surrogates"):
+        assert int(large[rule]["mem_mb"]) > int(small[rule]["mem_mb"]), rule
+    # 597 test points of digits2, two logits in single precision, three times beside 2,000 MB.
+    assert int(large["collect_outputs"]["mem_mb"]) == 2000 + round(3 * 1e5 * 597 * 2 * 4 / 1e6)
+    # As the whole study does not, a job that computes columns asks for what it is given.
+    assert int(small["kernel_columns"]["mem_mb"]) >= 2000 + study["surrogates"]["memory_mb"]
+
+
 def test_groups_are_of_rules_that_there_are():
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     settings = profile("slurm")
