@@ -77,9 +77,7 @@ def _job(rule: str, shown: Mapping[str, str]) -> Job:
 
 
 def _files(shown: str) -> tuple[str, ...]:
-    # Names of populations may hold commas, but no slash.
-    names = (re.sub(r" \(.*\)$", "", name) for name in re.split(r", (?=results/)", shown))
-    return tuple(name for name in names if name)
+    return tuple(name for name in shown.split(", ") if name)  # commas in names are encoded
 
 
 def recorded_seconds(job: Job, folder: Path) -> float:
@@ -101,7 +99,9 @@ class Schedule:
 def simulate(
     jobs: Sequence[Job], seconds: Sequence[float], *, cores: int, gpus: int | None = None
 ) -> Schedule:
-    """Play a plan: whenever something is free, the first job that is ready and fits starts.
+    """Play a plan: whenever something is free, the first job that is ready starts if it fits.
+
+    Of jobs with a GPU, and of the others, later ones do not overtake the first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where a job computes: on the CPU, or on a GPU that it has to itself."""
+"""Where a job computes: on the CPU, or on one GPU of those that there are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def take_device(name: str) -> torch.device:
     """
     if name == "cpu":
         return torch.device("cpu")
-    lease_card()
+    lease_card(wait=name == "cuda")
     if torch.cuda.is_available():
         _compute_exactly()
         return torch.device("cuda")
@@ -50,19 +50,30 @@ def take_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def lease_card() -> None:
+def lease_card(*, wait: bool) -> None:
     """Of several cards that are visible, leave one visible that no other job has taken.
 
     Jobs on one machine agree by locks of files, which go with the process that holds them, however
-    it ends; where all cards are taken it is waited for one. A scheduler that shows its job a single
-    card has chosen already. Must come before CUDA is first used.
+    it ends. What Slurm shows its job, and a single card, are left as they are. Must come before
+    CUDA is first used.
+
+    Parameters
+    ----------
+    wait : bool
+        Where all cards are taken, wait for one. Otherwise share one, as jobs share a single card:
+        a job that did not ask for a GPU should not hold its cores idle for one.
     """
+    if "SLURM_JOB_ID" in os.environ:
+        return
     listed = os.environ.get(VISIBLE)
     cards = listed.split(",") if listed is not None else _all_cards()
     if len(cards) < 2:
         return
     waited = False
     while (card := next(filter(_lock, cards), None)) is None:
+        if not wait:
+            card = cards[os.getpid() % len(cards)]
+            break
         if not waited:
             logger.info("all %d cards are taken by other jobs; waiting for one", len(cards))
         waited = True

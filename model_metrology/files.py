@@ -88,7 +88,8 @@ def write_runs(
 def read_runs(path: str | os.PathLike[str], *, weights: bool = True) -> Iterator[TrainedRun]:
     """Read what :func:`write_runs` wrote, run by run, with the weights or without."""
     with open_file(path, kind="runs") as file:
-        for number, group in file["runs"].items():
+        # By number: their names sort otherwise from ten thousand runs on.
+        for number, group in sorted(file["runs"].items(), key=lambda item: int(item[0])):
             yield TrainedRun(
                 run=int(number),
                 status=group["status"].asstr()[()],

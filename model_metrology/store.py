@@ -169,9 +169,16 @@ def _check_room(path: Path, tree: Mapping[str, Any]) -> None:
 
 def _size(tree: Mapping[str, Any]) -> int:
     return sum(
-        _size(value) if isinstance(value, Mapping) else np.asarray(value).nbytes
+        _size(value) if isinstance(value, Mapping) else _bytes(np.asarray(value))
         for value in tree.values()
     )
+
+
+def _bytes(array: np.ndarray) -> int:
+    if array.dtype.kind not in "OU":
+        return array.nbytes
+    # Of texts, and of where each begins.
+    return sum(len(str(text).encode()) + 16 for text in array.flat)
 
 
 def _umask() -> int:
@@ -285,7 +292,12 @@ def read(path: str | os.PathLike[str], *, kind: str) -> tuple[Tree, dict[str, An
         As :func:`open_file`.
     """
     with open_file(path, kind=kind) as file:
-        return read_group(file), dict(file.attrs)
+        try:
+            return read_group(file), dict(file.attrs)
+        except OSError as error:  # of a file without our last line
+            raise StoreError(
+                f"{path}: cannot be read to its end ({error}); delete it and run again"
+            ) from error
 
 
 def read_group(group: h5py.Group) -> Tree:

@@ -59,7 +59,7 @@ def _safe_name(name: str) -> str:
     if not name or name in {".", ".."} or any(c in "/\\{}" for c in name):
         raise ValueError(f"name {name!r} must not be empty or contain / \\ {{ }}")
     if not name.isprintable():
-        raise ValueError(f"name {name!r} has signs that are not seen; leave them out")
+        raise ValueError(f"name {name!r} has invisible characters; leave them out")
     if len(folder_name(name).encode()) > _LONGEST:
         raise ValueError(f"name '{name[:20]}…' is too long for a folder's; shorten it")
     return name

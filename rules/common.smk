@@ -160,9 +160,9 @@ def population_of(wildcards):
     return study.populations[name_of(wildcards)]
 
 
-def outputs_mb(wildcards):
+def outputs_mb(name):
     """Megabytes of the outputs of all of a population's runs."""
-    population = population_of(wildcards)
+    population = study.populations[name]
     spec = study.spec(population.dataset)
     points = study.datasets[population.dataset].test or spec.test_size
     return population.size * points * len(spec.classes) * 4 / 1e6
@@ -344,8 +344,9 @@ def subject_points(name, part="train"):
 def kernel_mb(name, columns=None):
     """Megabytes of a network's kernel in single precision, or of some of its columns."""
     points = subject_points(name)
-    tests = subject_points(name, "test") or points  # of sentences: as many at most
-    return (points + tests) * (columns or points) * 4 / 1e6
+    # How many sentences a file has is not known before it is read.
+    tests = subject_points(name, "test") or points
+    return (points + tests) * min(columns or points, points) * 4 / 1e6
 
 
 def kernel_files(wildcards):

@@ -102,10 +102,7 @@ if study.surrogates:
                     surrogates.memory_mb
                     + 2000
                     + len(surrogates.kernels)
-                    * kernel_mb(
-                        unquote(w.subject),
-                        surrogates.tile or subject_points(unquote(w.subject)),
-                    )
+                    * kernel_mb(unquote(w.subject), surrogates.tile)
                 )
             ),
             runtime=growing(720),

@@ -71,8 +71,9 @@ rule collect_outputs:
         "../envs/measure.yaml"
     threads: 1
     resources:
-        mem_mb=growing(lambda w: 2000 + 3 * outputs_mb(w)),
-        runtime=growing(30),
+        mem_mb=growing(lambda w: 2000 + 3 * outputs_mb(name_of(w))),
+        # Each run's file is read whole, as its checksum is.
+        runtime=growing(lambda w: 30 + 0.05 * population_of(w).size),
     params:
         name=name_of,
         max_excluded=study.max_excluded,

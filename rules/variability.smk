@@ -17,6 +17,9 @@ if options:
         for name in comparison.populations
     ]
     own_runs = min((study.populations[name].size for name in own), default=0)
+    # What reads the outputs of the reference population reads all of its runs.
+    reference_mb = 3000 + 4 * outputs_mb(options.reference.population)
+    all_outputs_mb = sum(map(outputs_mb, map(unquote, measured)))
 
     rule leave_one_out:
         # Each reference run against the others: what alpha-hat is when nothing is different.
@@ -32,7 +35,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(4000),
+            mem_mb=growing(round(reference_mb)),
             runtime=growing(60),
         params:
             how=options.how(),
@@ -58,7 +61,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(lambda w: 2000 + 4 * outputs_mb(w)),
+            mem_mb=growing(lambda w: reference_mb + 4 * outputs_mb(name_of(w))),
             runtime=growing(lambda w: 60 + 0.02 * population_of(w).size),
         params:
             how=options.how(),
@@ -126,7 +129,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(4000),
+            mem_mb=growing(round(reference_mb)),
             runtime=growing(120),
         params:
             how=options.how(),
@@ -155,7 +158,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(4000),
+            mem_mb=growing(round(reference_mb + 4 * all_outputs_mb)),
             runtime=growing(120),
         params:
             how=options.how(),
@@ -207,6 +210,7 @@ if options:
                 "reference_size": options.reference.size,
                 "law": options.reference.law,
             },
+            "mem_mb": 3000 + round(3 * all_outputs_mb),
         },
         "metrics": {
             "label": "2 · alpha-hat against accuracy, churn and calibration",
@@ -238,6 +242,7 @@ if options:
                     population=measured,
                 ),
             },
+            "mem_mb": 3000 + round(3 * all_outputs_mb),
         },
     }
     if options.planted:

@@ -155,9 +155,13 @@ def activation_bytes(model: nn.Module, point: Tensor) -> int:
     return sum(kept.values())
 
 
-def too_small(megabytes: float, needed: float) -> ValueError:
+class TooSmallError(ValueError):
+    """The memory that was asked for does not hold two points."""
+
+
+def too_small(megabytes: float, needed: float) -> TooSmallError:
     """The error of a memory that does not hold two points; `needed` in bytes."""
-    return ValueError(
+    return TooSmallError(
         f"memory_mb: {megabytes:g} is too small for one point of this model; give at least "
         f"{math.ceil(needed / 1e5) / 10:g}"
     )

@@ -120,9 +120,9 @@ def import_builder(place: BuilderPlace) -> Callable[..., Any]:
     if place.function not in own:
         offered = sorted(name for name in own if not name.startswith("_"))
         more = f", … ({len(offered)} in all)" if len(offered) > _LISTED else ""
+        known = f"{', '.join(offered[:_LISTED])}{more}" if offered else "none of its own"
         raise ValueError(
-            f"builder: {place.file} defines no function {place.function!r}; it has "
-            f"{', '.join(offered[:_LISTED])}{more}"
+            f"builder: {place.file} defines no function {place.function!r}; it has {known}"
         )
     found: Callable[..., Any] = own[place.function]
     return found

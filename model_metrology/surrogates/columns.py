@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 # Not from the package, whose names are lazy: digests of code follow plain imports alone.
 from model_metrology.kernels.functions import Options, kernel_blocks
 from model_metrology.kernels.names import Raw
+from model_metrology.kernels.points import TooSmallError
 from model_metrology.surrogates.outputs import KernelColumns
 from model_metrology.surrogates.subjects import Subject
 
@@ -57,6 +58,10 @@ def kernel_columns(
     while True:
         try:
             return _columns(raw, subject, start, stop, replace(options, memory_mb=memory))
+        except TooSmallError:
+            if memory == options.memory_mb:
+                raise
+            break  # no smaller blocks can be had
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise

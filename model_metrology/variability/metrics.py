@@ -179,8 +179,8 @@ def _labels_of_runs(runs: ArrayLike) -> NDArray[np.intp]:
     values = np.asarray(runs)
     if values.ndim not in (2, 3) or values.shape[0] == 0:
         raise ValueError(f"runs must have shape (R, n) or (R, n, C), got {values.shape}")
-    # As few bytes as the labels need: there may be ten thousand runs.
-    return np.stack([predicted_labels(run).astype(np.int16) for run in values])
+    # Half the bytes: there may be ten thousand runs.
+    return np.stack([predicted_labels(run).astype(np.int32) for run in values])
 
 
 def mean_churn(runs: ArrayLike) -> Array:

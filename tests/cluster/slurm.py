@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -98,23 +98,35 @@ def start(folder: Path, cpus: int = 3) -> None:
         for daemon in ("slurmctld", "slurmd"):
             subprocess.run([daemon, "-f", folder / "slurm.conf"], check=True)
         _wait(lambda: command("sinfo", "--noheader", "--format=%T").strip() == "idle", 60)
-    except (subprocess.CalledProcessError, TimeoutError) as error:
+    except (OSError, subprocess.CalledProcessError) as error:  # also where it is waited too long
         logs = "".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
         stop(folder)
         raise RuntimeError(f"Slurm did not start ({error}):\n{logs}") from None
+    except BaseException:
+        stop(folder)
+        raise
 
 
 def stop(folder: Path) -> None:
     """Cancel what runs, stop the daemons by their pids, take the link away."""
-    if _pid(folder, "slurmctld"):
-        subprocess.run(["scancel", "--user=root"], check=False)
-        _wait(lambda: not command("squeue", "--noheader").strip(), 30)
-    for daemon in DAEMONS:
+    try:
+        if _pid(folder, "slurmctld"):
+            subprocess.run(["scancel", "--user=root"], check=False)
+            with suppress(TimeoutError):
+                _wait(lambda: not command("squeue", "--noheader").strip(), 30)
+        for daemon in DAEMONS:
+            _end(folder, daemon)
+    finally:
+        if SYSTEM_CONF.is_symlink() and SYSTEM_CONF.readlink() == folder / "slurm.conf":
+            SYSTEM_CONF.unlink()
+
+
+def _end(folder: Path, daemon: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
         if pid := _pid(folder, daemon):
-            os.kill(pid, signal.SIGTERM)
-            _wait(lambda daemon=daemon: not _pid(folder, daemon), 30)
-    if SYSTEM_CONF.is_symlink() and SYSTEM_CONF.readlink() == folder / "slurm.conf":
-        SYSTEM_CONF.unlink()
+            os.kill(pid, number)
+            with suppress(TimeoutError):
+                _wait(lambda: not _pid(folder, daemon), 30)
 
 
 def command(*arguments: str) -> str:

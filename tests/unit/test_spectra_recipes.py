@@ -363,7 +363,7 @@ def test_spectra_alone_are_a_study(content):
         ),
         ("level", 1, "spectra.level"),
         ("populations/GD/data/points", 601, r"spectra\.populations\.GD: data\.points_per_dim"),
-        ("populations/a\0b", {}, "signs that are not seen"),
+        ("populations/a\0b", {}, "invisible characters"),
         ("sweep", {}, "spectra.sweep: unknown key; did you mean 'sweeps'"),
         ("sweeps/rates/ovr", {}, "ovr: unknown key; did you mean 'over'"),
         ("populations/GD/recipe/step", 3, "recipe.step: unknown key; did you mean 'steps'"),

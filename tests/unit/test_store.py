@@ -123,6 +123,8 @@ def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path, tree,
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(store.StoreError, match=r"x\.h5: no space left.*make room and run again"):
         store.write(path, tree | {"more": np.zeros(10_000)}, kind="runs")
+    with pytest.raises(store.StoreError, match="no space left"):
+        store.write(path, {"texts": np.array(["long " * 20_000], dtype=object)}, kind="items")
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
     assert same(store.read(path, kind="runs")[0], whole)
 

@@ -17,6 +17,7 @@ from model_metrology.data.datasets import prepare_dataset
 from model_metrology.data.poison import poison_dataset
 from model_metrology.data.recipes import Poison
 from model_metrology.kernels import KERNELS, Options, kernel, kernel_blocks
+from model_metrology.kernels.points import too_small
 from model_metrology.models.language import TokenPoints
 from model_metrology.recipes import Population
 from model_metrology.runs import DIVERGED
@@ -454,6 +455,18 @@ def test_memory_that_never_suffices_is_named_and_other_errors_pass(subject, monk
     monkeypatch.setattr(columns, "kernel_blocks", broken)
     with pytest.raises(MemoryError, match=r"columns 0 to 13 of the trace.*lower surrogates\.tile"):
         kernel_columns("trace", subject, 0, 13, Options())
+
+    def short(raw, model, x, y, options):
+        if options.memory_mb == 64:
+            raise MemoryError("Unable to allocate 3 GiB")
+        raise too_small(options.memory_mb, 4e7)  # two points' gradients
+
+    # Not the advice to give more memory, which is what there is too little of.
+    monkeypatch.setattr(columns, "kernel_blocks", short)
+    with pytest.raises(MemoryError, match=r"blocks of 64 MB.*lower surrogates\.tile"):
+        kernel_columns("trace", subject, 0, 13, Options(memory_mb=64))
+    with pytest.raises(ValueError, match="memory_mb: 8 is too small for one point"):
+        kernel_columns("trace", subject, 0, 13, Options(memory_mb=8))
 
     def other(*arguments):
         raise RuntimeError("mat1 and mat2 shapes")

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from model_metrology import files
+
 ROOT = Path(__file__).parents[2]
 PARTS = (
     "Snakefile",
@@ -107,19 +109,19 @@ def datasets_of(path: Path) -> dict[str, bytes]:
 
 def table_of(path: Path) -> pd.DataFrame:
     """A table without what was measured by the clock."""
-    return pd.read_csv(path, keep_default_na=False).drop(columns="seconds", errors="ignore")
+    return files.read_table(path).drop(columns="seconds", errors="ignore")
 
 
 def assert_same_results(one: Workflow, other: Workflow) -> None:
     """All files of one run of the smoke study, or of parts of it, are as those of another."""
-    files = [
+    names = [
         path.relative_to(one.folder)
         for ending in ("h5", "csv")
         for path in (one.folder / "results" / "smoke").rglob(f"*.{ending}")
     ]
     stages = {"data", "training", "outputs", "variability", "spectra", "surrogates", "embeddings"}
-    assert {name.parts[2] for name in files} == stages
-    for name in files:
+    assert {name.parts[2] for name in names} == stages
+    for name in names:
         mine, theirs = one.folder / name, other.folder / name
         if name.suffix == ".h5":
             assert datasets_of(mine) == datasets_of(theirs), name

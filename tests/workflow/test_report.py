@@ -1,12 +1,11 @@
 """The report in a real browser: every figure is shown, every one has its caption."""
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
-selenium = pytest.importorskip("selenium.webdriver")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-from tests.looks import NO_BROWSER, has_browser, open_browser  # noqa: E402
+from tests.looks import NO_BROWSER, has_browser, open_browser
 
 pytestmark = pytest.mark.skipif(not has_browser(), reason=NO_BROWSER)
 
@@ -16,7 +15,7 @@ POINT = "svg g.marks path[aria-roledescription=point]"
 
 @pytest.fixture
 def browser(tmp_path):
-    driver = open_browser(selenium, tmp_path)
+    driver = open_browser(webdriver, tmp_path)
     yield driver
     driver.quit()
 

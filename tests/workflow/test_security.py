@@ -4,16 +4,14 @@ import re
 
 import pytest
 import yaml
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from model_metrology.study import folder_name
+from tests.looks import NO_BROWSER, has_browser, open_browser
 
 from .conftest import ROOT, Workflow
-
-selenium = pytest.importorskip("selenium.webdriver")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-from tests.looks import NO_BROWSER, has_browser, open_browser  # noqa: E402
 
 # In a browser a picture that is not there runs `onerror`; in a shell, $() and ` ` run at once.
 PICTURE = "<img src=x onerror=window.ran=1>"
@@ -93,7 +91,7 @@ def test_no_file_is_read_into_the_report(hostile):
 def browser(tmp_path):
     if not has_browser():
         pytest.skip(NO_BROWSER)
-    driver = open_browser(selenium, tmp_path)
+    driver = open_browser(webdriver, tmp_path)
     yield driver
     driver.quit()
 
