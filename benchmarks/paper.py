@@ -292,6 +292,8 @@ def scaled(content: dict[str, Any], times: int) -> dict[str, Any]:
     content["surrogates"]["runs"] *= times
     for language in content["surrogates"]["language"].values():
         language["size"] *= times
+    if times > 10:
+        content["surrogates"]["tile"] = 2_000  # fewer jobs to plan
     return content
 
 
