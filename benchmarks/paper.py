@@ -23,7 +23,6 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,7 @@ from model_metrology.models.architectures import build_model
 from model_metrology.models.language import SequenceClassifier
 from model_metrology.recipes import Architecture, block_runs
 from model_metrology.runs import Outputs
-from model_metrology.study import Study, load_study
+from model_metrology.study import Study, load_study, name_of_folder
 from model_metrology.surrogates.glm import fit_surrogate
 from model_metrology.variability.tables import (
     alpha_table,
@@ -219,7 +218,7 @@ def known_pieces(study: Study) -> dict[str, Any]:
 
 
 def train_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float) -> float:
-    population = study.populations[unquote(job.wildcards["population"])]
+    population = study.populations[name_of_folder(job.wildcards["population"])]
     key = population.architecture.model_copy(update={"pretrained": False}).model_dump_json()
     points = study.spec(population.dataset).train_size
     runs, epochs = len(block_runs(job.wildcards["block"])), population.recipe.epochs
@@ -229,7 +228,7 @@ def train_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float)
 
 
 def kernel_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float) -> float:
-    name = unquote(job.wildcards["subject"])
+    name = name_of_folder(job.wildcards["subject"])
     start, stop = map(int, job.wildcards["columns"].split("-"))
     language = name in study.surrogates.language
     tests = 527 if language else study.spec(study.populations[name].dataset).test_size
@@ -239,18 +238,18 @@ def kernel_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float
 
 def surrogates_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float) -> float:
     # On CPUs: the study's seven kernels, the penalty chosen among ten on four fifths of the points.
-    name = unquote(job.wildcards["subject"])
+    name = name_of_folder(job.wildcards["subject"])
     points = 8_551 if name in study.surrogates.language else 50_000
     return float(7 * (1 + 10 * 0.64) * pieces["fit, by squared points"] * points**2)
 
 
 def measure_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float) -> float:
-    size = study.populations[unquote(job.wildcards["population"])].size
+    size = study.populations[name_of_folder(job.wildcards["population"])].size
     return float(size * (pieces["candidate"] + pieces["own run"]))
 
 
 def embed_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float) -> float:
-    parameters = PARAMETERS.get(unquote(job.wildcards["embedder"]))
+    parameters = PARAMETERS.get(name_of_folder(job.wildcards["embedder"]))
     operations = 2 * parameters * TOKENS if parameters else IMAGE_FLOPS
     # At half of what matrix products reach.
     return float(TEXTS * operations / (0.5 * pieces["operations a second"] * faster))

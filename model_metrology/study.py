@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
-from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -86,11 +85,19 @@ Title = Annotated[str, AfterValidator(_safe_title)]
 def folder_name(name: str) -> str:
     """Name of the folder that stands for a name: the name, save for what paths cannot hold.
 
-    Signs with a meaning to file systems, to the workflow's paths or to the shells through which a
-    scheduler is given its jobs are percent-encoded; :func:`urllib.parse.unquote` gives the name
-    back.
+    Characters with a meaning to file systems, to the workflow's paths, to the shells through which
+    a scheduler is given its jobs, or in Slurm's names of logs (``%`` and what follows) become ``@``
+    and two hexadecimal digits; :func:`name_of_folder` gives the name back.
     """
-    return re.sub(r"""[<>:"|?*'`$,]|%(?=[0-9A-Fa-f]{2})""", lambda found: quote(found[0]), name)
+    return _SPECIAL.sub(lambda found: f"@{ord(found[0]):02X}", name)
+
+
+def name_of_folder(folder: str) -> str:
+    """The name that a folder stands for; inverse of :func:`folder_name`."""
+    return re.sub("@([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), folder)
+
+
+_SPECIAL = re.compile(r"""[<>:"|?*'`$,]|%(?=[0-9A-Za-z])|@(?=[0-9A-F]{2})""")
 
 
 class StudyError(ValueError):

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
-from urllib.parse import unquote
 
 # Scripts and this file find the library in the checkout, installed or not; jobs that start
 # another interpreter (conda environments, cluster nodes) get it from the environment.
@@ -30,7 +29,12 @@ from model_metrology.embeddings.names import (
 )
 from model_metrology.embeddings.names import TABLES as EMBEDDING_TABLES
 from model_metrology.recipes import block_runs
-from model_metrology.study import StudyError, folder_name, load_study
+from model_metrology.study import (
+    StudyError,
+    folder_name,
+    load_study,
+    name_of_folder,
+)
 from model_metrology.surrogates.names import TABLES as SURROGATE_TABLES
 from model_metrology.surrogates.names import column_bounds
 
@@ -153,7 +157,7 @@ def write_report(targets):
 
 def name_of(wildcards):
     """The population that a path's folder stands for."""
-    return unquote(wildcards.population)
+    return name_of_folder(wildcards.population)
 
 
 def population_of(wildcards):
@@ -183,12 +187,12 @@ def dataset_file(wildcards):
 
 
 def dataset_options(wildcards):
-    options = study.datasets[unquote(wildcards.dataset)]
+    options = study.datasets[name_of_folder(wildcards.dataset)]
     return options.model_dump(exclude={"poison"}) | {"seed": study.seed}
 
 
 def dataset_poison(wildcards):
-    poison = study.datasets[unquote(wildcards.dataset)].poison
+    poison = study.datasets[name_of_folder(wildcards.dataset)].poison
     return poison and poison.model_dump()
 
 
@@ -222,7 +226,7 @@ groups = study.spectra.groups() if study.spectra else {}
 def group_spec(wildcards):
     # What a run depends on, and no more: neither its siblings nor how runs share jobs.
     drop = {"size", "runs_per_job"}
-    group = groups[unquote(wildcards.group)]
+    group = groups[name_of_folder(wildcards.group)]
     return group.model_dump(mode="json", exclude={"base": drop, "sweep": drop})
 
 
@@ -244,7 +248,7 @@ def subject_kind(name):
 
 def language_options(wildcards):
     # What a run depends on, and no more.
-    options = study.surrogates.language[unquote(wildcards.subject)]
+    options = study.surrogates.language[name_of_folder(wildcards.subject)]
     return options.model_dump(mode="json", exclude={"size"})
 
 
@@ -269,7 +273,7 @@ def block_of_run(name):
 
 def subject_inputs(wildcards):
     """Files of a network and of its points."""
-    name, run = unquote(wildcards.subject), int(wildcards.run)
+    name, run = name_of_folder(wildcards.subject), int(wildcards.run)
     kind, folder = subject_kind(name), f"<results>/surrogates/{wildcards.subject}"
     if kind == "language":
         of_run = f"{folder}/{wildcards.run}"
@@ -292,7 +296,7 @@ def subject_inputs(wildcards):
 
 def subject_spec(wildcards):
     """What a network and its points are, and no more than their kernel depends on."""
-    name, options = unquote(wildcards.subject), study.surrogates
+    name, options = name_of_folder(wildcards.subject), study.surrogates
     kind, poison = subject_kind(name), poison_of(name)
     if kind == "population":
         spec = run_spec(study.populations[name])
@@ -352,7 +356,7 @@ def kernel_mb(name, columns=None):
 def kernel_files(wildcards):
     """Files with the columns of a network's kernels."""
     folder = f"<results>/surrogates/{wildcards.subject}/{wildcards.run}/kernels"
-    points = subject_points(unquote(wildcards.subject))
+    points = subject_points(name_of_folder(wildcards.subject))
     return [
         f"{folder}/{start}-{stop}.h5"
         for start, stop in column_bounds(points, study.surrogates.tile)
@@ -375,7 +379,7 @@ def subject_results(ending, most=None):
 
 def subject_key(wildcards):
     """Columns that say whose a row of a table is."""
-    name = unquote(wildcards.subject)
+    name = name_of_folder(wildcards.subject)
     return {
         "population": name,
         "run": int(wildcards.run),
@@ -414,7 +418,9 @@ def compared_keys():
 # Sources of texts and images, embedders, and what is held against what.
 def source_options(wildcards):
     """What a source is; where its folder of results is does not matter."""
-    return study.embeddings.sources[unquote(wildcards.source)].model_dump(mode="json")
+    return study.embeddings.sources[name_of_folder(wildcards.source)].model_dump(
+        mode="json"
+    )
 
 
 def source_files(names):
@@ -423,7 +429,7 @@ def source_files(names):
 
 def source_inputs(wildcards):
     """Files that a source is read or made from."""
-    options = study.embeddings.sources[unquote(wildcards.source)]
+    options = study.embeddings.sources[name_of_folder(wildcards.source)]
     if options.generator:
         return {"images": f"<results>/embeddings/generated/{wildcards.source}.h5"}
     if options.dataset:
@@ -436,14 +442,14 @@ def source_inputs(wildcards):
 
 
 def embedder_options(wildcards):
-    return study.embeddings.embedders[unquote(wildcards.embedder)].model_dump(
+    return study.embeddings.embedders[name_of_folder(wildcards.embedder)].model_dump(
         mode="json"
     )
 
 
 def controls_of(wildcards):
     """What is taken away from the items of a contrast; from images nothing."""
-    name = unquote(wildcards.collection)
+    name = name_of_folder(wildcards.collection)
     contrast = study.embeddings.contrasts.get(name)
     texts = contrast and not study.embeddings.of_images(contrast.sources[0])
     return contrast.controls if texts else []
@@ -452,8 +458,8 @@ def controls_of(wildcards):
 def embedding_key(wildcards):
     """Columns that say of what a row of a table is."""
     return {
-        "contrast": unquote(wildcards.collection),
-        "embedder": unquote(wildcards.embedder),
+        "contrast": name_of_folder(wildcards.collection),
+        "embedder": name_of_folder(wildcards.embedder),
     }
 
 

@@ -15,7 +15,7 @@ rule dataset:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        name=lambda w: unquote(w.dataset),
+        name=lambda w: name_of_folder(w.dataset),
         options=dataset_options,
         poison=dataset_poison,
         code=dataset_code,

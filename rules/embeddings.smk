@@ -32,7 +32,7 @@ if study.embeddings:
                 runtime=growing(1440),
                 gpu=GPUS,
             params:
-                name=lambda w: unquote(w.source),
+                name=lambda w: name_of_folder(w.source),
                 options=lambda w: source_options(w)["generator"],
                 seed=study.seed,
                 device=study.device,
@@ -59,7 +59,7 @@ if study.embeddings:
             mem_mb=growing(4000),
             runtime=growing(120),
         params:
-            name=lambda w: unquote(w.source),
+            name=lambda w: name_of_folder(w.source),
             options=source_options,
             seed=study.seed,
             code=code_digest(
@@ -72,7 +72,9 @@ if study.embeddings:
     rule collect_items:
         # The sources of a contrast, side by side.
         input:
-            lambda w: source_files(embeddings.collections()[unquote(w.collection)]),
+            lambda w: source_files(
+                embeddings.collections()[name_of_folder(w.collection)]
+            ),
         output:
             f"{COLLECTION}/items.h5",
         log:
@@ -139,7 +141,7 @@ if study.embeddings:
             runtime=growing(240),
         params:
             key=embedding_key,
-            labels=lambda w: embeddings.contrasts[unquote(w.collection)].labels,
+            labels=lambda w: embeddings.contrasts[name_of_folder(w.collection)].labels,
             options=MEASURING,
             code=code_digest("model_metrology.embeddings.contrasts"),
         script:
@@ -165,7 +167,7 @@ if study.embeddings:
             mem_mb=growing(4000),
             runtime=growing(120),
         params:
-            contrast=lambda w: unquote(w.collection),
+            contrast=lambda w: name_of_folder(w.collection),
             controls=controls_of,
             options=MEASURING,
             code=code_digest("model_metrology.embeddings.separation_tables"),
@@ -192,7 +194,7 @@ if study.embeddings:
         params:
             key=embedding_key,
             translation=lambda w: embeddings.translations[
-                unquote(w.collection)
+                name_of_folder(w.collection)
             ].model_dump(exclude={"title"}),
             options=MEASURING,
             code=code_digest("model_metrology.embeddings.contrasts"),

@@ -19,7 +19,7 @@ if study.spectra:
             runtime=growing(720),
             gpu=GPUS,
         params:
-            name=lambda w: unquote(w.group),
+            name=lambda w: name_of_folder(w.group),
             group=group_spec,
             seed=study.seed,
             device=study.device,
@@ -45,7 +45,7 @@ if study.spectra:
             mem_mb=growing(4000),
             runtime=growing(240),
         params:
-            name=lambda w: unquote(w.group),
+            name=lambda w: name_of_folder(w.group),
             group=group_spec,
             level=spectra.level,
             seed=study.seed,

@@ -50,7 +50,7 @@ if study.surrogates:
                 runtime=growing(720),
                 gpu=GPUS,
             params:
-                name=lambda w: unquote(w.subject),
+                name=lambda w: name_of_folder(w.subject),
                 options=language_options,
                 seed=study.seed,
                 device=study.device,
@@ -102,7 +102,7 @@ if study.surrogates:
                     surrogates.memory_mb
                     + 2000
                     + len(surrogates.kernels)
-                    * kernel_mb(unquote(w.subject), surrogates.tile)
+                    * kernel_mb(name_of_folder(w.subject), surrogates.tile)
                 )
             ),
             runtime=growing(720),
@@ -138,8 +138,8 @@ if study.surrogates:
         threads: 1
         resources:
             # One kernel at a time, beside it at most as much again; time grows as its entries do.
-            mem_mb=growing(lambda w: 4000 + 3 * kernel_mb(unquote(w.subject))),
-            runtime=growing(lambda w: 60 + 0.1 * kernel_mb(unquote(w.subject))),
+            mem_mb=growing(lambda w: 4000 + 3 * kernel_mb(name_of_folder(w.subject))),
+            runtime=growing(lambda w: 60 + 0.1 * kernel_mb(name_of_folder(w.subject))),
         params:
             key=subject_key,
             kernels=surrogates.kernels,

@@ -19,7 +19,7 @@ if options:
     own_runs = min((study.populations[name].size for name in own), default=0)
     # What reads the outputs of the reference population reads all of its runs.
     reference_mb = 3000 + 4 * outputs_mb(options.reference.population)
-    all_outputs_mb = sum(map(outputs_mb, map(unquote, measured)))
+    all_outputs_mb = sum(map(outputs_mb, map(name_of_folder, measured)))
 
     rule leave_one_out:
         # Each reference run against the others: what alpha-hat is when nothing is different.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from model_metrology.study import folder_name
+
 from ..workflow.conftest import Workflow, assert_same_results, smoke_study
 from . import slurm
 
@@ -106,10 +108,15 @@ def test_short_rules_share_a_job(part):
 
 
 def test_a_retry_is_a_new_job_that_asks_for_more_and_failures_name_their_logs(cluster, workflow):
-    workflow.study(smoke_study())
+    # In names of Slurm's logs % and a number have a meaning of their own.
+    odd = folder_name("it's: a 100%j")
+    assert odd == "it@27s@3A a 100@25j"
+    study = smoke_study()
+    study["datasets"]["it's: a 100%j"] = {"of": "digits2"}
+    workflow.study(study)
     fail_in(workflow, "dataset", 'raise ValueError("it never works")')
     fail_in(workflow, "source_items", "if snakemake.resources.mem_mb < 8000: raise MemoryError()")
-    targets = "data/digits2.h5", "embeddings/sources/sports.h5", "embeddings/sources/business.h5"
+    targets = f"data/{odd}.h5", "embeddings/sources/sports.h5", "embeddings/sources/business.h5"
     result = workflow.run(*(f"{RESULTS}/{name}" for name in targets), *ON_SLURM, check=False)
     assert result.returncode
     exist = [(workflow.folder / RESULTS / name).exists() for name in targets]
@@ -128,7 +135,7 @@ def test_a_retry_is_a_new_job_that_asks_for_more_and_failures_name_their_logs(cl
     ]
 
     message = result.stdout[result.stdout.index("Error in rule dataset") :]
-    for log in (f"{RESULTS}/logs/data/digits2.log", datasets[0]["StdOut"]):
+    for log in (f"{RESULTS}/logs/data/{odd}.log", datasets[0]["StdOut"]):
         assert log in message
         assert "it never works" in (workflow.folder / log).read_text()
     assert message.count("ValueError: it never works") >= 2  # both are shown

@@ -22,7 +22,6 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ from model_metrology.embeddings.sources import read_source
 from model_metrology.models.architectures import pretrained_network
 from model_metrology.models.foreign import load_foreign
 from model_metrology.models.hub import load_transformers
-from model_metrology.study import StudyError, folder_name, load_study
+from model_metrology.study import StudyError, folder_name, load_study, name_of_folder
 from model_metrology.surrogates.builders import BUILDERS_VARIABLE, find_builder
 from model_metrology.surrogates.recipes import ForeignInstrument
 
@@ -684,7 +683,7 @@ def test_names_that_are_no_folders_are_refused(name):
 )  # fmt: skip
 def test_odd_names_are_one_folder_inside(name, tmp_path):
     folder = folder_name(name)
-    assert unquote(folder) == name and "/" not in folder
+    assert name_of_folder(folder) == name and "/" not in folder
     path = tmp_path / folder
     path.mkdir()
     assert [p.name for p in tmp_path.iterdir()] == [folder] and path.parent == tmp_path

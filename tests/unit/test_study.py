@@ -2,8 +2,8 @@
 
 import copy
 import json
+import re
 from pathlib import Path
-from urllib.parse import unquote
 
 import jsonschema
 import pytest
@@ -13,7 +13,7 @@ from model_metrology.data import DATASETS
 from model_metrology.embeddings.names import SIGNATURE
 from model_metrology.kernels import KERNELS
 from model_metrology.recipes import block_name, block_runs
-from model_metrology.study import StudyError, folder_name, load_study, study_schema
+from model_metrology.study import StudyError, folder_name, load_study, name_of_folder, study_schema
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
@@ -250,10 +250,13 @@ def test_blocks_cover_every_run_once(content):
     assert blocks == ["0000-0002", "0003-0005", "0006-0007"]
 
 
-@pytest.mark.parametrize("name", ["plain", "noise 10%", "<script>", "ü: a*b?", "100%25", "%3C"])
+@pytest.mark.parametrize(
+    "name", ["plain", "noise 10%", "<script>", "ü: a*b?", "100%25", "%3C", "a@3C", "100%j", "a@b.c"]
+)
 def test_folders_stand_for_names(name):
     folder = folder_name(name)
-    assert unquote(folder) == name and not set(folder) & set('<>:"|?*')
+    assert name_of_folder(folder) == name and not set(folder) & set('<>:"|?*')
+    assert not re.search("%[0-9A-Za-z]", folder)  # Slurm's, in names of logs
 
 
 def test_folders_of_ordinary_names_are_the_names():

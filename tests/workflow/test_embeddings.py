@@ -464,9 +464,7 @@ def test_a_table_of_ones_own_runs_from_end_to_end(workflow):
 
     # The two languages lie apart, and a translation by hand goes most of the way.
     quantities = table(workflow, "translation", results).set_index("quantity")["value"]
-    vectors = stored(
-        workflow, "to English/words%3A 50%25/embedding.h5".replace("%25", "%"), results
-    )
+    vectors = stored(workflow, "to English/words@3A 50%/embedding.h5", results)
     spanish, english, other = vectors["plain/output"].reshape(3, 20, -1).astype(float)
     axis = other.mean(axis=0) - spanish.mean(axis=0)
     way = (english - spanish).mean(axis=0) @ axis / (axis @ axis)
@@ -529,7 +527,7 @@ def test_a_label_that_no_source_has_is_named(workflow):
         "c": {"title": "?", "sources": ["español", "1"], "labels": ["genre"], "controls": []}
     }
     workflow.study(study)
-    result = workflow.run("results/own/embeddings/c/words%3A 50%/layers.csv", check=False)
+    result = workflow.run("results/own/embeddings/c/words@3A 50%/layers.csv", check=False)
     where = r"embeddings\.contrasts\.c\.labels: no source has 'genre'.*there are topic"
     assert result.returncode and re.search(where, result.stdout), result.stdout
 

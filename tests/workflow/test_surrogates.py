@@ -214,7 +214,7 @@ def test_a_foreign_network_is_measured_by_its_own_weights(workflow, monkeypatch)
     assert not {"train", "figure_agreement", "figure_poison", "figure_solvers"} & set(jobs)
     target = "results/foreign/surrogates/summary.csv"
     workflow.run(target)
-    folder = "surrogates/my %3Cnet%3E/0000"
+    folder = "surrogates/my @3Cnet@3E/0000"
     outputs = stored(workflow, f"{folder}/outputs.h5", "results/foreign")
     images = stored(workflow, "data/digits2.h5", "results/foreign")["test_images"]
     inputs = (torch.tensor(images[outputs["test"]]) / 255 - 0.25) / 0.5
