@@ -175,7 +175,7 @@ def pairwise_churn(runs: ArrayLike) -> Array:
     return result
 
 
-def _labels_of_runs(runs: ArrayLike) -> NDArray[np.intp]:
+def _labels_of_runs(runs: ArrayLike) -> NDArray[np.int32]:
     values = np.asarray(runs)
     if values.ndim not in (2, 3) or values.shape[0] == 0:
         raise ValueError(f"runs must have shape (R, n) or (R, n, C), got {values.shape}")
