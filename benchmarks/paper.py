@@ -83,12 +83,17 @@ def matrix_rate() -> float:
     return 2 * 2048**3 / timed(lambda: a @ a)
 
 
+def untrained(architecture: Architecture) -> Architecture:
+    """The same without its pretrained weights, which change no time."""
+    return architecture.model_copy(update={"pretrained": False})
+
+
 def training_piece(architecture: Architecture, dataset: str, batch: int) -> dict[str, float]:
     """Seconds and operations for one image: forward, backward, step."""
     spec = DATASETS[dataset]
     shape = spec.shape
     model = build_model(
-        architecture.model_copy(update={"pretrained": False}),
+        untrained(architecture),
         image_shape=shape,
         classes=len(spec.classes),
         seed=0,
@@ -185,7 +190,7 @@ def measured_pieces(study: Study) -> dict[str, Any]:
     rate = matrix_rate()
     pieces: dict[str, Any] = {"operations a second": rate}
     for name, population in study.populations.items():
-        key = population.architecture.model_copy(update={"pretrained": False}).model_dump_json()
+        key = untrained(population.architecture).model_dump_json()
         if key in pieces:
             continue
         batch = 8 if population.architecture.image_size else population.recipe.batch_size
@@ -219,7 +224,7 @@ def known_pieces(study: Study) -> dict[str, Any]:
 
 def train_seconds(job: Job, study: Study, pieces: dict[str, Any], faster: float) -> float:
     population = study.populations[name_of_folder(job.wildcards["population"])]
-    key = population.architecture.model_copy(update={"pretrained": False}).model_dump_json()
+    key = untrained(population.architecture).model_dump_json()
     points = study.spec(population.dataset).train_size
     runs, epochs = len(block_runs(job.wildcards["block"])), population.recipe.epochs
     steps = np.ceil(points / population.recipe.batch_size)
@@ -324,11 +329,11 @@ def forecast(
 ) -> list[dict[str, float]]:
     """Play the plans of all sizes of the study, in the current folder."""
     content = yaml.safe_load((ROOT / "studies" / "paper.yaml").read_text())
+    pieces = known_pieces(load_study(content, source="studies/paper.yaml"))
     rows = []
     for times in all_times:
         larger = scaled(content, times)
         study = load_study(larger, source="studies/paper.yaml")
-        pieces = known_pieces(study)
         Path("study.yaml").write_text(yaml.safe_dump(larger))
         started = time.perf_counter()
         # Without the limits of this machine, so that jobs show what they ask for.

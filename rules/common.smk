@@ -60,8 +60,8 @@ def growing(first):
 
     A number, or a function of the wildcards where it depends on the study's sizes.
     """
-    return lambda wildcards, attempt: attempt * (
-        round(first(wildcards)) if callable(first) else first
+    return lambda wildcards, attempt: attempt * round(
+        first(wildcards) if callable(first) else first
     )
 
 
@@ -167,9 +167,9 @@ def population_of(wildcards):
 def outputs_mb(name):
     """Megabytes of the outputs of all of a population's runs."""
     population = study.populations[name]
-    spec = study.spec(population.dataset)
-    points = study.datasets[population.dataset].test or spec.test_size
-    return population.size * points * len(spec.classes) * 4 / 1e6
+    points = dataset_points(population.dataset, "test")
+    classes = len(study.spec(population.dataset).classes)
+    return population.size * points * classes * 4 / 1e6
 
 
 def run_files(wildcards):
@@ -184,6 +184,12 @@ def data_file(dataset):
 
 def dataset_file(wildcards):
     return data_file(population_of(wildcards).dataset)
+
+
+def dataset_points(dataset, part):
+    """How many points of a dataset are used, of its part `train` or `test`."""
+    asked = getattr(study.datasets[dataset], part)
+    return asked or getattr(study.spec(dataset), f"{part}_size")
 
 
 def dataset_options(wildcards):
@@ -336,10 +342,7 @@ def subject_points(name, part="train"):
     if subject_kind(name) == "language":
         there = getattr(study.surrogates.language[name], part)
     else:
-        dataset = subject_dataset(name)
-        there = getattr(study.datasets[dataset], part) or getattr(
-            study.spec(dataset), f"{part}_size"
-        )
+        there = dataset_points(subject_dataset(name), part)
     return min(
         (number for number in (wanted, there) if number is not None), default=None
     )

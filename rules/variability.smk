@@ -35,7 +35,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(round(reference_mb)),
+            mem_mb=growing(reference_mb),
             runtime=growing(60),
         params:
             how=options.how(),
@@ -129,7 +129,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(round(reference_mb)),
+            mem_mb=growing(reference_mb),
             runtime=growing(120),
         params:
             how=options.how(),
@@ -158,7 +158,7 @@ if options:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(round(reference_mb + 4 * all_outputs_mb)),
+            mem_mb=growing(reference_mb + 4 * all_outputs_mb),
             runtime=growing(120),
         params:
             how=options.how(),
@@ -210,7 +210,7 @@ if options:
                 "reference_size": options.reference.size,
                 "law": options.reference.law,
             },
-            "mem_mb": 3000 + round(3 * all_outputs_mb),
+            "mem_mb": 3000 + 3 * all_outputs_mb,
         },
         "metrics": {
             "label": "2 · alpha-hat against accuracy, churn and calibration",
@@ -242,7 +242,7 @@ if options:
                     population=measured,
                 ),
             },
-            "mem_mb": 3000 + round(3 * all_outputs_mb),
+            "mem_mb": 3000 + 3 * all_outputs_mb,
         },
     }
     if options.planted:

@@ -22,10 +22,10 @@ def benchmark(name):
 dag, schedule = benchmark("dag"), benchmark("schedule")
 
 
-def chain(*seconds, gpu=0):
+def chain(*seconds):
     """Jobs of which each waits for the one before."""
     files = [f"results/{i}" for i in range(len(seconds) + 1)]
-    return [job([a], [b], gpu) for a, b in pairwise(files)], list(seconds)
+    return [job([a], [b]) for a, b in pairwise(files)], list(seconds)
 
 
 def job(inputs, outputs, gpu=0, threads=1):
