@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
@@ -24,10 +25,10 @@ from torch import Tensor
 from model_metrology.kernels.graph import (
     Use,
     channel_axis,
+    grouped_gradients,
     linear_input,
     normalised_input,
-    unfolded,
-    weight_gradients,
+    windows,
 )
 
 __all__ = ["AXES", "Axis", "Elementwise", "Group", "Grouped", "Outer", "Table", "group_of"]
@@ -40,6 +41,12 @@ matrix product of tokens that come before points."""
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 
+Index = slice | Sequence[int]
+"""Some of the points of a block."""
+
+# Bytes of patches of images that are made at a time: what a core's cache holds, and what keeps a
+# card busy.
+_CACHE, _CARD = 2**22, 2**28
 _SEEN = 30  # roots of epsilon by which gradients at several uses of a parameter may differ
 
 
@@ -119,7 +126,7 @@ class Grouped(Group):
         for i, use in enumerate(uses):
             groups = use.saved("groups")
             g = torch.cat([h[i].unflatten(1, (groups, -1)) for h in heads], dim=2).flatten(1, 2)
-            by_image = weight_gradients(use, use.saved("input"), g).unflatten(1, (groups, -1))
+            by_image = grouped_gradients(use, use.saved("input"), g).unflatten(1, (groups, -1))
             rows = self.by_point(by_image, n).sum(dim=1)  # (n, groups, q d, D)
             rows = rows.unflatten(2, (len(heads), -1)).transpose(1, 2)
             total = total + use.factor * rows.flatten(1)
@@ -161,28 +168,41 @@ class Outer(Group):
             return [self.by_point(use.saved("input"), n) for use in uses]
         return [_scaled(self.by_point(linear_input(use), n), use.factor) for use in uses]
 
-    def patches(self, uses: Sequence[Use], read: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    def patches(self, uses: Sequence[Use], read: Sequence[Tensor], index: Index) -> Tensor:
         """Inputs (b, D, S) of some of the points; several uses are further positions."""
         parts = []
         for use, values in zip(uses, read, strict=True):
-            some = values[start:stop]
-            if not self.convolution:
-                parts.append(some.flatten(1, -2).transpose(1, 2))
-                continue
-            columns = unfolded(use, some.flatten(0, 1)).unflatten(0, some.shape[:2])
-            parts.append(use.factor * columns.transpose(1, 2).flatten(2))
-        u = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return torch.cat([u, u.new_ones(len(u), 1, u.shape[2])], dim=1) if self.bias else u
+            some = values[index]
+            if self.convolution:
+                seen = windows(use, some.flatten(0, 1)).unflatten(0, some.shape[:2])
+                part = seen.movedim(1, some.ndim - 1)  # (b, C, kernel…, k, positions…)
+            else:
+                part = some.flatten(1, -2).transpose(1, 2)
+            parts.append(part)
+        if len(parts) == 1 and not self.convolution and not self.bias:
+            return parts[0]
+        inputs = read[0].ndim - 2 if self.convolution else 1  # how many axes
+        shape = parts[0].shape[1 : 1 + inputs]
+        ends = list(accumulate(math.prod(part.shape[1 + inputs :]) for part in parts))
+        u = parts[0].new_ones(len(parts[0]), math.prod(shape) + self.bias, ends[-1])
+        of_weight = u[:, : math.prod(shape)].unflatten(1, shape)
+        for use, part, start, end in zip(uses, parts, [0, *ends], ends, strict=False):
+            place = of_weight[..., start:end].unflatten(-1, part.shape[1 + inputs :])
+            place.copy_(part)
+            if self.convolution and use.factor != 1.0:
+                place *= use.factor
+        return u
 
     def formed(
         self,
         uses: Sequence[Use],
         read: Sequence[Tensor],
         gradients: Sequence[Tensor],
-        index: Sequence[int] | slice = slice(None),
+        index: Sequence[int],
         outputs: slice = slice(None),
-    ) -> tuple[Tensor, Tensor | None]:
-        """Gradients of weight (n, d, D) and bias (n, d) of some points and some outputs.
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Gradients (b, d, D) of some points and some outputs; the bias is the last of D.
 
         Parameters
         ----------
@@ -193,24 +213,27 @@ class Outer(Group):
             outputs of several heads may be side by side.
         index, outputs
             Which points and outputs.
+        out : Tensor, shape (b, d, D), optional
+            Where to write.
         """
-        weight, bias = None, None
-        for use, u, g in zip(uses, read, gradients, strict=True):
-            if self.convolution:
-                u, g = u[index], g[index][:, :, outputs]
-                by_image = weight_gradients(use, u.flatten(0, 1), g.flatten(0, 1))
-                one = _scaled(by_image, use.factor)
-                if g.shape[1] > 1:
-                    one = one.unflatten(0, g.shape[:2]).sum(dim=1)
-                shift = g.flatten(3).sum(dim=(1, 3)) if self.bias else None
-            else:
-                u, g = u[index].flatten(1, -2), g[index][..., outputs].flatten(1, -2)
-                one = g.transpose(1, 2) @ u
-                shift = g.sum(dim=1) if self.bias else None
-            weight = one if weight is None else weight + one
-            bias = shift if bias is None or shift is None else bias + shift
-        assert weight is not None
-        return weight, bias
+        parts = [g[:, :, outputs] if self.convolution else g[..., outputs] for g in gradients]
+        if out is None:
+            d = parts[0].shape[2 if self.convolution else -1]
+            out = parts[0].new_empty(len(index), d, self.inputs)
+        room = _CACHE if out.device.type == "cpu" else _CARD
+        step = max(room // (out.element_size() * self.inputs * self.positions), 1)
+        for start in range(0, len(index), step):
+            some = _as_slice(index[start : start + step])
+            u = self.patches(uses, read, some)
+            g = torch.cat([self._columns(part[some]) for part in parts], dim=2)
+            torch.bmm(g, u.transpose(1, 2), out=out[start : start + step])
+        return out
+
+    def _columns(self, g: Tensor) -> Tensor:
+        """Gradients (b, d, S) at the outputs of one use."""
+        if self.convolution:
+            return g.flatten(3).transpose(1, 2).flatten(2)
+        return g.flatten(1, -2).transpose(1, 2)
 
     def sorted_gradients(self, heads: Sequence[Sequence[Tensor]], n: int) -> list[Tensor]:
         """Gradients at the outputs of each use, points first, those of q heads side by side."""
@@ -255,6 +278,11 @@ class Table(Group):
     def outer(self, gradients: Sequence[Tensor], n: int) -> Tensor:
         """Gradients (n, S, d) at the outputs."""
         return torch.cat([self.by_point(g, n).flatten(1, -2) for g in gradients], dim=1)
+
+
+def _as_slice(index: Sequence[int]) -> Index:
+    """The same points without a copy, where they follow one another."""
+    return slice(index.start, index.stop, index.step) if isinstance(index, range) else index
 
 
 def _scaled(values: Tensor, factor: float) -> Tensor:
@@ -308,7 +336,7 @@ def group_of(
     if convolution and any(use.saved("groups") > 1 for use in uses):
         return Grouped(name, axis, math.prod(shape)) if len(name) == 1 else None
     bare = Outer(name, axis, convolution, len(name) > 1)
-    g, u = bare.outer(gradients, n), bare.patches(uses, bare.read(uses, n), 0, 1)
+    g, u = bare.outer(gradients, n), bare.patches(uses, bare.read(uses, n), slice(0, 1))
     (positions, outputs), inputs = g.shape[1:], u.shape[1]
     if u.shape[2] != positions:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -455,15 +456,16 @@ class Gradients:
             yield group.names[0], table[:, :-1].flatten(1)
         elif isinstance(group, Outer):
             g_sorted = group.sorted_gradients([at], self.n)
-            weight, bias = group.formed(self.uses[i], self.inputs(i), g_sorted, chosen)
+            formed = group.formed(self.uses[i], self.inputs(i), g_sorted, index)
+            weight = formed[..., :-1] if group.bias else formed
             turned = self.uses[i][0].turned or group.convolution
             yield group.names[0], (weight if turned else weight.transpose(1, 2)).flatten(1)
-            if bias is not None:
-                yield group.names[1], bias
+            if group.bias:
+                yield group.names[1], formed[..., -1]
 
     def patches(self, group: Outer, i: int, start: int, stop: int) -> Tensor:
         """Inputs (b, D, S) of some of the points to the operations of group `i`."""
-        return group.patches(self.uses[i], self.inputs(i), start, stop)
+        return group.patches(self.uses[i], self.inputs(i), slice(start, stop))
 
     def inputs(self, i: int) -> list[Tensor]:
         """What the operations of group `i` multiplied its weight by, points first."""
@@ -493,6 +495,7 @@ class _Sum:
         self.values = self._zeros(sides[0].n, sides[-1].n)
         self.squares = [] if self.symmetric else [self._zeros(side.n) for side in sides]
         self.product, self.scratch = sides[0].product, sides[0].scratch
+        self._rooms: list[Tensor] = []
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.sides[0].points.device)
@@ -513,6 +516,7 @@ class _Sum:
                 self._add_or_keep(into[i], group, i, gradients, kept[i])
             if plan.rest:
                 self._add_rows(self.values, [side.rest(heads) for side in self.sides])
+        self._rooms.clear()
         for i, group in enumerate(groups):
             if isinstance(group, Elementwise | Grouped):
                 self._add_rows(into[i], [torch.cat(store, dim=1) for store in kept[i]])
@@ -562,15 +566,23 @@ class _Sum:
             for side, heads in zip(self.sides, gradients, strict=True)
         ]
         size = g[0][0].element_size() * group.inputs * sum(side.n for side in self.sides)
+        outputs = group.outputs * len(gradients[0])
         step = _fit(self.scratch, size)
-        for start in range(0, group.outputs * len(gradients[0]), step):
+        for start in range(0, outputs, step):
+            some = slice(start, min(start + step, outputs))
             rows = []
-            for side, sorted_g in zip(self.sides, g, strict=True):
-                outputs = slice(start, start + step)
-                weight, bias = group.formed(side.uses[i], side.inputs(i), sorted_g, outputs=outputs)
-                flat = weight.flatten(1)
-                rows.append(flat if bias is None else torch.cat([flat, bias], dim=1))
+            for k, (side, sorted_g) in enumerate(zip(self.sides, g, strict=True)):
+                out = self._room(k, side.n, some.stop - start, group.inputs)
+                of_side = side.uses[i], side.inputs(i), sorted_g, range(side.n)
+                rows.append(group.formed(*of_side, outputs=some, out=out).flatten(1))
             self._add_rows(into, rows)
+
+    def _room(self, k: int, *shape: int) -> Tensor:
+        """Memory for the rows of a side: the same each time, as a system is slow to give new."""
+        size = math.prod(shape)
+        if len(self._rooms) <= k or len(self._rooms[k]) < size:
+            self._rooms[k : k + 1] = [self.plan.heads.new_empty(size)]
+        return self._rooms[k][:size].view(shape)
 
     def _add_pairs(self, into: Tensor, group: Group, i: int, g: Sequence[Tensor]) -> None:
         """Add Σ_pq ⟨u_ip, u_jq⟩⟨g_ip, g_jq⟩, tile by tile."""

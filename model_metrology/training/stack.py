@@ -27,6 +27,18 @@ def _channels_last(network: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
+def _grey(images: Tensor) -> Tensor:
+    """Images of one channel, with strides that say that channels come last; others as they are.
+
+    With one channel both layouts are the same numbers in memory. Strides alone tell a convolution
+    which one its output shall have, and pooling is ten times faster in this one.
+    """
+    if images.dim() != 4 or images.shape[1] != 1 or not images.is_contiguous():
+        return images
+    height, width = images.shape[2:]
+    return images.as_strided(images.shape, (height * width, 1, width, 1))
+
+
 class Stack:
     """k networks, called on inputs (k, batch, …), returning logits (k, batch, C).
 
@@ -75,7 +87,7 @@ class Stack:
 
     def _current(self, inputs: Tensor, training: bool) -> Tensor:
         if self._alone is not None:
-            outputs: Tensor = self._alone.train(training)(inputs[0])
+            outputs: Tensor = self._alone.train(training)(_grey(inputs[0]))
             return outputs[None]
         self._shape.train(training)
         return self._mapped((self.parameters, self.buffers), inputs)
@@ -83,7 +95,7 @@ class Stack:
     def _at_start(self, inputs: Tensor) -> Tensor:
         if self._alone is not None:
             assert self._initial is not None
-            outputs: Tensor = self._initial(inputs[0])
+            outputs: Tensor = self._initial(_grey(inputs[0]))
             return outputs[None]
         self._shape.eval()
         return self._mapped(self._start, inputs)
