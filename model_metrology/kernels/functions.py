@@ -393,9 +393,10 @@ def _of_gradients(
     plan = make_plan(model, parameters, heads, probe, activations)
     product = product_in(options.precision)
     points = len(x) + (0 if y is None else len(y))
-    at_once = plan.at_once(Memory(options.memory_mb, 0).available, points)
+    available = Memory(options.memory_mb, 0).available
+    at_once = plan.at_once(available, points)
     project = raw.startswith("projected")
-    if project or plan.best_written(at_once):
+    if project or plan.best_written(at_once, available, points):
         sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         into = Sketch(options.dim, options.seed) if project else Layout(sizes)
         memory = Memory(options.memory_mb, len(heads) * into.dim * kind.itemsize)

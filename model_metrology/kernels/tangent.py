@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, str], ...]
 _HARDLY_MORE = 1.5  # times the multiplications
+_SPARED = 5  # the same, where gradients are computed once instead of several times
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
 _MAPPED = 32  # points differentiated at once by torch.func
@@ -87,14 +88,17 @@ class Plan:
         numbers = sum(parameter.numel() for parameter in self.parameters.values())
         return len(self.heads) * numbers * one.element_size()
 
-    def best_written(self, heads_at_once: int) -> bool:
-        """Whether writing gradients out takes less memory, for hardly more multiplications."""
+    def best_written(self, heads_at_once: int, bytes_free: float, points: int) -> bool:
+        """Whether writing gradients out takes less memory, for not too many multiplications."""
         heads = len(self.heads)
         less = self.written_bytes() < self.point_bytes(heads_at_once)
         written = heads * sum(parameter.numel() for parameter in self.parameters.values())
         formed = sum(group.multiplied(heads) for group in self.groups)
         formed += heads * sum(self.parameters[name].numel() for name in self.rest)
-        return less and written <= _HARDLY_MORE * formed
+        # Else gradients that memory does not hold are computed again for each pair of blocks.
+        held = points * self.point_bytes(heads_at_once)
+        spared = points * self.written_bytes() <= bytes_free < held
+        return less and written <= (_SPARED if spared else _HARDLY_MORE) * formed
 
     def point_bytes(self, heads: int) -> int:
         """Bytes that a point of a block takes."""

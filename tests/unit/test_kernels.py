@@ -19,6 +19,7 @@ from model_metrology.kernels import (
 )
 from model_metrology.kernels.blocks import Rows
 from model_metrology.kernels.forms import Outer
+from model_metrology.kernels.tangent import Gradients
 from model_metrology.models import build_model
 from model_metrology.recipes import Architecture
 
@@ -235,6 +236,28 @@ def test_gradients_written_out_give_the_same_kernel(hardly_more, monkeypatch):
     # The last points, in another part, against the first.
     cross = by_jacobian(model, torch.cat([x[:2], x[-2:]]))
     assert relative_error(kernel[np.ix_([0, 1, 68, 69], [0, 1, 68, 69])], cross) < 1e-10
+
+
+@pytest.mark.parametrize("memory_mb", [26, 4000])
+def test_gradients_that_memory_holds_only_written_out_are(memory_mb, monkeypatch):
+    model = build_model(
+        Architecture(name="cnn-mnist2", outputs="one"), image_shape=(1, 24, 24), classes=2, seed=0
+    )
+    model, x = model.double(), points((1, 24, 24), 70)
+    written = 70 * 8e-6 * sum(p.numel() for p in model.parameters())
+    assert written < 7 / 8 * 26, "the test is of memory that holds them"
+    blocks = []
+    for kind in (Gradients, Rows):
+        itself = kind.with_itself
+        monkeypatch.setattr(
+            kind,
+            "with_itself",
+            lambda self, itself=itself: blocks.append(type(self)) or itself(self),
+        )
+    kernel = trace_ntk(model, x, normalize=False, memory_mb=memory_mb)
+    # In one block each: no gradient is computed twice.
+    assert blocks == [Rows if memory_mb == 26 else Gradients]
+    assert relative_error(kernel[:5, :5], by_jacobian(model, x[:5])) < 1e-10
 
 
 def test_a_form_that_is_wrong_is_not_used(monkeypatch):
