@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Precision = Literal["model", "tf32", "bfloat16"]
-_AT_ONCE = 64  # points whose gradients are written out together: more are slower, out of caches
+_AT_ONCE = 64  # points that go through the network together: more are slower, out of caches
 _SHOWN = 64  # points whose kernel in full precision is compared with that in a lower one
 
 
@@ -454,14 +454,17 @@ def _of_features(
         if points is not None:
             check_finite(model, points, place)
 
-    def hold(points: Tensor) -> Held:
-        if raw == "conjugate":
-            return Rows([penultimate(model, points)], product)
-        return Rows(module_outputs(model, points), product)
+    def features(points: Tensor) -> list[Tensor]:
+        return [penultimate(model, points)] if raw == "conjugate" else module_outputs(model, points)
 
     one = x.part(0, 1, place)
-    held = hold(one)
-    assert isinstance(held, Rows)
-    size = sum(part.nbytes for part in held.parts) * 2 + activation_bytes(model, one)
+    memory = Memory(options.memory_mb, 2 * sum(part.nbytes for part in features(one)))
+    # What a network computes on the way may be much more than its features.
+    step = min(max(int(memory.scratch // max(activation_bytes(model, one), 1)), 1), _AT_ONCE)
+
+    def hold(points: Tensor) -> Held:
+        parts = zip(*(features(some) for some in points.split(step)), strict=True)
+        return Rows([torch.cat(part) for part in parts], product)
+
     what = "penultimate feature vector" if raw == "conjugate" else "embedding"
-    return _Ready(hold, what, x, y, Memory(options.memory_mb, size), place)
+    return _Ready(hold, what, x, y, memory, place)
