@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.func import functional_call, grad, vmap
 
-from model_metrology.kernels.blocks import Product, add_upper, mirrored, product_in
+from model_metrology.kernels.blocks import (
+    Product,
+    add_upper,
+    mirrored,
+    product_in,
+    squared_norms,
+)
 from model_metrology.kernels.forms import (
     AXES,
     Axis,
@@ -555,7 +561,7 @@ class _Sum:
             return
         into += self.product(rows[0], rows[1])
         for squares, side in zip(self.squares, rows, strict=True):
-            squares += torch.linalg.vector_norm(side, dim=1, dtype=torch.float64).square()
+            squares += squared_norms(side)
 
     def _add_late(
         self,
