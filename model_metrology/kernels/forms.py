@@ -44,9 +44,9 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 Index = slice | Sequence[int]
 """Some of the points of a block."""
 
-# Bytes of patches of images that are made at a time: what a core's cache holds, and what keeps a
-# card busy.
-_CACHE, _CARD = 2**22, 2**28
+# Bytes of inputs and gradients of some points that are multiplied at a time, one point at least:
+# what a core's cache holds, and what keeps a card busy.
+_CACHE, _CARD = 2**22, 2**26
 _SEEN = 30  # roots of epsilon by which gradients at several uses of a parameter may differ
 
 
@@ -184,9 +184,10 @@ class Outer(Group):
         inputs = read[0].ndim - 2 if self.convolution else 1  # how many axes
         shape = parts[0].shape[1 : 1 + inputs]
         ends = list(accumulate(math.prod(part.shape[1 + inputs :]) for part in parts))
-        u = parts[0].new_ones(len(parts[0]), math.prod(shape) + self.bias, ends[-1])
+        u = parts[0].new_empty(len(parts[0]), math.prod(shape) + self.bias, ends[-1])
+        u[:, math.prod(shape) :] = 1.0
         of_weight = u[:, : math.prod(shape)].unflatten(1, shape)
-        for use, part, start, end in zip(uses, parts, [0, *ends], ends, strict=False):
+        for use, part, start, end in zip(uses, parts, [0, *ends[:-1]], ends, strict=True):
             place = of_weight[..., start:end].unflatten(-1, part.shape[1 + inputs :])
             place.copy_(part)
             if self.convolution and use.factor != 1.0:
@@ -221,11 +222,13 @@ class Outer(Group):
             d = parts[0].shape[2 if self.convolution else -1]
             out = parts[0].new_empty(len(index), d, self.inputs)
         room = _CACHE if out.device.type == "cpu" else _CARD
-        step = max(room // (out.element_size() * self.inputs * self.positions), 1)
+        each = out.element_size() * self.positions * (self.inputs + out.shape[1])
+        step = max(room // each, 1)
         for start in range(0, len(index), step):
             some = _as_slice(index[start : start + step])
             u = self.patches(uses, read, some)
-            g = torch.cat([self._columns(part[some]) for part in parts], dim=2)
+            columns = [self._columns(part[some]) for part in parts]
+            g = columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)
             torch.bmm(g, u.transpose(1, 2), out=out[start : start + step])
         return out
 

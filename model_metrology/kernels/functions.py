@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -454,17 +455,26 @@ def _of_features(
         if points is not None:
             check_finite(model, points, place)
 
-    def features(points: Tensor) -> list[Tensor]:
-        return [penultimate(model, points)] if raw == "conjugate" else module_outputs(model, points)
-
     one = x.part(0, 1, place)
-    memory = Memory(options.memory_mb, 2 * sum(part.nbytes for part in features(one)))
-    # What a network computes on the way may be much more than its features.
-    step = min(max(int(memory.scratch // max(activation_bytes(model, one), 1)), 1), _AT_ONCE)
+    passing = activation_bytes(model, one)
+    if raw == "embedding":
+        size = 2 * sum(part.nbytes for part in module_outputs(model, one)) + passing
+        memory = Memory(options.memory_mb, size)
+        hold = _held_rows(partial(module_outputs, model), product)
+        return _Ready(hold, "embedding", x, y, memory, place)
+    # Features are much less than what a network computes on the way to them.
+    memory = Memory(options.memory_mb, 2 * penultimate(model, one).nbytes)
+    if passing > memory.available:
+        raise memory.too_small(passing)
+    step = min(max(int(memory.scratch // max(passing, 1)), 1), _AT_ONCE)
 
-    def hold(points: Tensor) -> Held:
-        parts = zip(*(features(some) for some in points.split(step)), strict=True)
-        return Rows([torch.cat(part) for part in parts], product)
+    def features(points: Tensor) -> list[Tensor]:
+        return [torch.cat([penultimate(model, some) for some in points.split(step)])]
 
-    what = "penultimate feature vector" if raw == "conjugate" else "embedding"
-    return _Ready(hold, what, x, y, memory, place)
+    return _Ready(_held_rows(features, product), "penultimate feature vector", x, y, memory, place)
+
+
+def _held_rows(
+    compute: Callable[[Tensor], list[Tensor]], product: Product
+) -> Callable[[Tensor], Held]:
+    return lambda points: Rows(compute(points), product)

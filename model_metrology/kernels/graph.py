@@ -226,7 +226,14 @@ def channel_axis(use: Use) -> int | None:
 
 
 def windows(use: Use, x: Tensor) -> Tensor:
-    """What a convolution reads of images or signals (n, C, …), as a view.
+    """What a convolution reads of images or signals, as a view.
+
+    Parameters
+    ----------
+    use : Use
+        The convolution.
+    x : Tensor, shape (n, C, …)
+        Its inputs.
 
     Returns
     -------
@@ -235,7 +242,10 @@ def windows(use: Use, x: Tensor) -> Tensor:
         time of :func:`torch.nn.functional.unfold` on CPUs.
     """
     kernel = use.saved("weight").shape[2:]
-    strides, padding, dilation = (use.saved(k) for k in ("stride", "padding", "dilation"))
+    strides, padding, dilation = (
+        tuple(use.saved(k)) * (1 if len(use.saved(k)) == len(kernel) else len(kernel))  # or once
+        for k in ("stride", "padding", "dilation")
+    )
     if any(padding):
         x = F.pad(x, [side for p in reversed(padding) for side in (p, p)])
     positions = [

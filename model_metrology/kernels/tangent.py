@@ -42,7 +42,9 @@ logger = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, str], ...]
 _HARDLY_MORE = 1.5  # times the multiplications
-_SPARED = 5  # the same, where gradients are computed once instead of several times
+# The same, where gradients are computed once instead of again for each pair of blocks: a small
+# convolutional network took three times as long with half as many multiplications.
+_SPARED = 5
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
 _MAPPED = 32  # points differentiated at once by torch.func
@@ -95,13 +97,22 @@ class Plan:
         return len(self.heads) * numbers * one.element_size()
 
     def best_written(self, heads_at_once: int, bytes_free: float, points: int) -> bool:
-        """Whether writing gradients out takes less memory, for not too many multiplications."""
+        """Whether writing gradients out takes less memory, for not too many multiplications.
+
+        Parameters
+        ----------
+        heads_at_once : int
+            Heads that would be differentiated together otherwise.
+        bytes_free : float
+            Memory for all that is held of points.
+        points : int
+            How many points there are.
+        """
         heads = len(self.heads)
         less = self.written_bytes() < self.point_bytes(heads_at_once)
         written = heads * sum(parameter.numel() for parameter in self.parameters.values())
         formed = sum(group.multiplied(heads) for group in self.groups)
         formed += heads * sum(self.parameters[name].numel() for name in self.rest)
-        # Else gradients that memory does not hold are computed again for each pair of blocks.
         held = points * self.point_bytes(heads_at_once)
         spared = points * self.written_bytes() <= bytes_free < held
         return less and written <= (_SPARED if spared else _HARDLY_MORE) * formed
@@ -283,7 +294,7 @@ def _candidate(
             rows = group.rows(uses, [gradients], n)
             return group if rows.shape == (n, parameters[names[0]].numel()) else None
         return group
-    except (RuntimeError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
         # A shape that does not fit, or a tensor that was changed in place since.
         logger.debug("%s: %s", names, error)
         return None
@@ -505,7 +516,7 @@ class _Sum:
         self.values = self._zeros(sides[0].n, sides[-1].n)
         self.squares = [] if self.symmetric else [self._zeros(side.n) for side in sides]
         self.product, self.scratch = sides[0].product, sides[0].scratch
-        self._rooms: list[Tensor] = []
+        self._rooms: dict[int, Tensor] = {}
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.sides[0].points.device)
@@ -582,17 +593,19 @@ class _Sum:
             some = slice(start, min(start + step, outputs))
             rows = []
             for k, (side, sorted_g) in enumerate(zip(self.sides, g, strict=True)):
-                out = self._room(k, side.n, some.stop - start, group.inputs)
+                out = self._room(k, sorted_g[0], side.n, some.stop - start, group.inputs)
                 of_side = side.uses[i], side.inputs(i), sorted_g, range(side.n)
                 rows.append(group.formed(*of_side, outputs=some, out=out).flatten(1))
             self._add_rows(into, rows)
 
-    def _room(self, k: int, *shape: int) -> Tensor:
+    def _room(self, k: int, like: Tensor, *shape: int) -> Tensor:
         """Memory for the rows of a side: the same each time, as a system is slow to give new."""
-        size = math.prod(shape)
-        if len(self._rooms) <= k or len(self._rooms[k]) < size:
-            self._rooms[k : k + 1] = [self.plan.heads.new_empty(size)]
-        return self._rooms[k][:size].view(shape)
+        size, room = math.prod(shape), self._rooms.get(k)
+        if room is None or len(room) < size or room.dtype != like.dtype:
+            del room
+            self._rooms.pop(k, None)  # first, so that both are not there together
+            self._rooms[k] = room = like.new_empty(size)
+        return room[:size].view(shape)
 
     def _add_pairs(self, into: Tensor, group: Group, i: int, g: Sequence[Tensor]) -> None:
         """Add Σ_pq ⟨u_ip, u_jq⟩⟨g_ip, g_jq⟩, tile by tile."""

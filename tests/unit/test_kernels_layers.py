@@ -256,6 +256,9 @@ FAST = {
     "conv2d strided, padded, dilated": lambda: images(
         nn.Conv2d(2, 3, (3, 2), stride=(2, 3), padding=(2, 1), dilation=(2, 3)), 36
     ),
+    "conv2d strides of one number": lambda: images(
+        nn.Conv2d(2, 3, 3, stride=(2,), dilation=(1,)), 27
+    ),
     "conv2d grouped, strided": lambda: images(
         nn.Conv2d(2, 2, 3, stride=2, padding=1, groups=2, bias=False), 32
     ),
@@ -685,6 +688,23 @@ def test_both_forms_of_a_matrix_give_the_same(late, monkeypatch):
     # Small tiles take other ways through the same sums.
     monkeypatch.setattr(tangent, "_fit", lambda *_: 3)
     assert relative_error(trace_ntk(model, x, normalize=False), expected) < 1e-12
+
+
+def test_layers_may_have_precisions_of_their_own():
+    torch.manual_seed(0)
+    model = Network(
+        lambda s, x: s.out(s.b(s.a(x).tanh().double()).tanh().float().flatten(1)),
+        a=nn.Conv2d(2, 3, 3), b=nn.Conv2d(3, 4, 3).double(), out=nn.Linear(64, 2),
+    )  # fmt: skip
+    x = points(9, 2, 8, 8).float()
+    rows = []
+    for c in range(2):
+        each = [torch.autograd.grad(model(one[None])[0, c], model.parameters()) for one in x]
+        rows.append(torch.stack([torch.cat([g.double().flatten() for g in row]) for row in each]))
+    expected = sum(row @ row.T for row in rows)
+    # In single precision where the layers are.
+    found = trace_ntk(model, x, normalize=False)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(expected.max()))
 
 
 def test_classes_in_another_order_give_the_same():

@@ -377,6 +377,16 @@ def test_it_learns():
     assert run.history["loss"][-1] < run.history["loss"][0] / 3
 
 
+def test_grey_images_go_through_with_channels_last():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU())
+    images = torch.rand(1, 4, 1, 8, 8)
+    plain = network(images[0])
+    outputs = Stack([network], torch.device("cpu"))(images, training=True)[0]
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    # Convolutions of the two layouts sum in other orders.
+    torch.testing.assert_close(outputs, plain, rtol=1e-5, atol=1e-6)
+
+
 def test_centred_networks_start_at_zero_and_their_outputs_can_be_rebuilt(digits):
     of = population({"centred": True, "dropout": 0.0}, {"learning_rate": 1e-12, "epochs": 1})
     run = train(of, digits, runs=1)[0]
