@@ -434,7 +434,7 @@ def _written(
             block = Gradients(plan, model, points[start : start + step], scratch)
             for h, head in enumerate(heads):
                 for name, values in block.rows(head):
-                    into.add(rows[start : start + len(values), h], name, values)
+                    into.add(rows[start : start + len(block.outputs), h], name, values)
             outputs.append(block.outputs)
         return Rows([rows.flatten(1)], product, torch.cat(outputs))
 

@@ -22,13 +22,38 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Sketch"]
+__all__ = ["Layout", "Picked", "Sketch"]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Vectors (n, size) that are zero but for few of their coordinates, as gradients of tables are.
+
+    Attributes
+    ----------
+    index : Tensor of int64, shape (n, m)
+        Coordinates; values at one that comes twice add up.
+    values : Tensor, shape (n, m)
+        Their values.
+    size : int
+        How many coordinates there are.
+    """
+
+    index: Tensor
+    values: Tensor
+    size: int
+
+    def dense(self) -> Tensor:
+        """The vectors written out."""
+        vectors = self.values.new_zeros(len(self.values), self.size)
+        return vectors.scatter_add_(1, self.index, self.values)
 
 
 class Layout:
@@ -45,9 +70,12 @@ class Layout:
         self._places = {name: end - sizes[name] for name, end in zip(sizes, ends, strict=True)}
         self.dim = sum(sizes.values())
 
-    def add(self, target: Tensor, name: str, values: Tensor) -> None:
+    def add(self, target: Tensor, name: str, values: Tensor | Picked) -> None:
         """Add values (n, k) of a part to target (n, K)."""
         start = self._places[name]
+        if isinstance(values, Picked):
+            target.scatter_add_(1, start + values.index, values.values)
+            return
         target[:, start : start + values.shape[1]] += values
 
 
@@ -75,9 +103,15 @@ class Sketch:
         self.dim, self.seed = dim, seed
         self._drawn: dict[str, tuple[Tensor, list[int]]] = {}
 
-    def add(self, target: Tensor, name: str, values: Tensor) -> None:
+    def add(self, target: Tensor, name: str, values: Tensor | Picked) -> None:
         """Add the projections of values (n, k) of a part to target (n, K)."""
-        signs, offsets = self._of(name, values)
+        if isinstance(values, Picked):
+            signs, offsets = self._of(name, values.values, values.size)
+            turns = torch.tensor(offsets, device=signs.device)[values.index // self.dim]
+            buckets = (values.index + turns) % self.dim
+            target.scatter_add_(1, buckets, values.values * signs[values.index])
+            return
+        signs, offsets = self._of(name, values, values.shape[1])
         for run, offset in enumerate(offsets):
             start = run * self.dim
             part, sign = values[:, start : start + self.dim], signs[start : start + self.dim]
@@ -87,11 +121,11 @@ class Sketch:
             if turn < part.shape[1]:
                 target[:, : part.shape[1] - turn].addcmul_(part[:, turn:], sign[turn:])
 
-    def _of(self, name: str, values: Tensor) -> tuple[Tensor, list[int]]:
+    def _of(self, name: str, values: Tensor, size: int) -> tuple[Tensor, list[int]]:
+        """Signs and offsets of a part, of the values' precision and on their device."""
         if name not in self._drawn:
             # By numpy: the same on every device, and torch uses only 32 bits of a seed on a CPU.
             generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-            size = values.shape[1]
             signs = torch.from_numpy(2 * generator.integers(0, 2, size, dtype=np.int8) - 1)
             offsets = generator.integers(0, self.dim, -(-size // self.dim)).tolist()
             self._drawn[name] = signs.to(values.device, values.dtype), offsets

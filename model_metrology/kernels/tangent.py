@@ -35,6 +35,7 @@ from model_metrology.kernels.forms import (
     group_of,
 )
 from model_metrology.kernels.graph import Use, uses_of
+from model_metrology.kernels.projections import Picked
 
 __all__ = ["Gradients", "Plan", "make_plan"]
 
@@ -412,6 +413,7 @@ class Gradients:
         for i, group in enumerate(self.plan.groups):
             for name, values in self._of_group(group, i, at[i], index):
                 expected = torch.stack([one[name].to_dense().flatten() for one in plain])
+                values = values.dense() if isinstance(values, Picked) else values
                 total += float(expected.double().square().sum())
                 different += float((values - expected).double().square().sum())
         # Rounding moves points over kinks, single precision more of them.
@@ -452,7 +454,7 @@ class Gradients:
             dim=1,
         )
 
-    def rows(self, head: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def rows(self, head: Tensor) -> Iterator[tuple[str, Tensor | Picked]]:
         """Gradients (n, k) of a head by parameter, each in the parameter's own layout."""
         at = self.at_outputs(head)
         for i, group in enumerate(self.plan.groups):
@@ -464,17 +466,18 @@ class Gradients:
 
     def _of_group(
         self, group: Group, i: int, at: Sequence[Tensor], index: Sequence[int]
-    ) -> Iterator[tuple[str, Tensor]]:
+    ) -> Iterator[tuple[str, Tensor | Picked]]:
         """Gradients of a group's parameters at some points."""
         chosen = list(index)
         if isinstance(group, Elementwise | Grouped):
             yield group.names[0], group.rows(self.uses[i], [at], self.n)[chosen]
         elif isinstance(group, Table):
-            size = self.plan.parameters[group.names[0]].shape[0]
-            g, rows = group.outer(at, self.n)[chosen], self.index(i)[chosen]
-            table = g.new_zeros(len(g), size + 1, group.outputs)  # the last one for padding
-            table.scatter_add_(1, (rows % (size + 1))[..., None].expand_as(g), g)
-            yield group.names[0], table[:, :-1].flatten(1)
+            g, rows = group.outer(at, self.n)[chosen], self.index(i)[chosen][..., None]
+            g = g.masked_fill(rows < 0, 0.0)  # padding
+            columns = torch.arange(group.outputs, device=g.device)
+            coordinates = rows.clamp(min=0) * group.outputs + columns
+            size = self.plan.parameters[group.names[0]].numel()
+            yield group.names[0], Picked(coordinates.flatten(1), g.flatten(1), size)
         elif isinstance(group, Outer):
             g_sorted = group.sorted_gradients([at], self.n)
             formed = group.formed(self.uses[i], self.inputs(i), g_sorted, index)

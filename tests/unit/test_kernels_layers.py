@@ -30,7 +30,7 @@ from model_metrology.kernels.points import (
     chosen_parameters,
     evaluating,
 )
-from model_metrology.kernels.projections import Sketch
+from model_metrology.kernels.projections import Layout, Picked, Sketch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:There is a performance drop"),  # of torch.vmap
@@ -935,6 +935,17 @@ def test_sketches_keep_to_the_bound_on_their_variance(parts):
     assert abs(np.mean(found) - exact) < 4 * np.std(found) / math.sqrt(400)
     # √(2/399) = 7 %; a product of two coordinates has heavier tails than a normal one.
     assert 0.5 < np.var(found) / bound < 1.3
+
+
+@pytest.mark.parametrize("into", [Sketch(7, 1), Layout({"other": 3, "table": 50})])
+def test_few_coordinates_are_added_as_all_are(into):
+    generator = np.random.default_rng(0)
+    index = torch.from_numpy(generator.integers(0, 50, size=(4, 12)))  # some of them twice
+    picked = Picked(index, torch.from_numpy(generator.normal(size=(4, 12))), 50)
+    few, all_of_them = torch.zeros(2, 4, into.dim, dtype=torch.float64)
+    into.add(few, "table", picked)
+    into.add(all_of_them, "table", picked.dense())
+    torch.testing.assert_close(few, all_of_them, rtol=1e-13, atol=1e-14)
 
 
 def test_projections_are_the_same_for_a_seed_and_fit_together():
