@@ -14,6 +14,7 @@ compared with plain gradients of single points before it is used (:mod:`.forms`)
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
+from torch.nn.grad import conv1d_weight, conv2d_weight
 
 __all__ = ["Use", "uses_of"]
 
@@ -50,6 +52,8 @@ _WEIGHT = {
 }
 # Between a weight and its matrix product: a transpose leaves ⟨gradient, gradient⟩ as it is.
 _TRANSPOSES = {"TBackward0", "TransposeBackward0", "PermuteBackward0"}  # .t(), .mT, .T
+# Weights with more elements go image by image: from timings of convolutions on CPUs.
+_ONE_BY_ONE = 2**15
 _CONSTANTS = {"MulBackward0": 1, "DivBackward0": -1}
 
 
@@ -273,3 +277,25 @@ def grouped_gradients(use: Use, x: Tensor, g: Tensor) -> Tensor:
     # (m, groups, D, S)
     patches = windows(use, x).reshape(len(x), groups, -1, g[0, 0].numel())
     return (g.flatten(2).unflatten(1, (groups, -1)) @ patches.transpose(2, 3)).flatten(1, 2)
+
+
+def weight_gradients(use: Use, x: Tensor, g: Tensor) -> Tensor:
+    """Gradients (m, d, D) of a convolution's weight at each of m images, by convolutions.
+
+    Parameters
+    ----------
+    use : Use
+        The convolution, of one group.
+    x, g : Tensor, shapes (m, C, …) and (m, d, …)
+        Inputs, and gradients at outputs; d may be any number.
+    """
+    compute: Any = conv1d_weight if x.ndim == 3 else conv2d_weight
+    options = [use.saved(name) for name in ("stride", "padding", "dilation")]
+    m, d, kernel = len(x), g.shape[1], tuple(use.saved("weight").shape[1:])
+    if d * math.prod(kernel) > _ONE_BY_ONE:
+        each = zip(x.split(1), g.split(1), strict=True)
+        return torch.stack([compute(a, (d, *kernel), b, *options).flatten(1) for a, b in each])
+    # Images side by side, as the groups of one convolution.
+    wide = (v.reshape(1, -1, *v.shape[2:]) for v in (x, g))
+    rows: Tensor = compute(next(wide), (m * d, *kernel), next(wide), *options, m)
+    return rows.view(m, d, -1)

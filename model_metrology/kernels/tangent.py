@@ -42,9 +42,10 @@ __all__ = ["Gradients", "Plan", "make_plan"]
 logger = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, str], ...]
-_HARDLY_MORE = 1.5  # times the multiplications
-# The same, where gradients are computed once instead of again for each pair of blocks: a small
-# convolutional network took three times as long with half as many multiplications.
+# Multiplications that take as long as to fill a byte of memory that is new to the process.
+_PER_BYTE = 50
+# Times the multiplications, where gradients are computed once instead of again for each pair of
+# blocks: a small convolutional network took three times as long with half as many.
 _SPARED = 5
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
@@ -98,7 +99,7 @@ class Plan:
         return len(self.heads) * numbers * one.element_size()
 
     def best_written(self, heads_at_once: int, bytes_free: float, points: int) -> bool:
-        """Whether writing gradients out takes less memory, for not too many multiplications.
+        """Whether to write gradients out: for less memory, and not too many multiplications more.
 
         Parameters
         ----------
@@ -109,14 +110,16 @@ class Plan:
         points : int
             How many points there are.
         """
-        heads = len(self.heads)
-        less = self.written_bytes() < self.point_bytes(heads_at_once)
+        heads, size = len(self.heads), self.written_bytes()
+        spared_bytes = self.point_bytes(heads_at_once) - size
         written = heads * sum(parameter.numel() for parameter in self.parameters.values())
         formed = sum(group.multiplied(heads) for group in self.groups)
         formed += heads * sum(self.parameters[name].numel() for name in self.rest)
-        held = points * self.point_bytes(heads_at_once)
-        spared = points * self.written_bytes() <= bytes_free < held
-        return less and written <= (_SPARED if spared else _HARDLY_MORE) * formed
+        if points * size <= bytes_free < points * (size + spared_bytes):
+            # Otherwise gradients are computed again for each pair of blocks.
+            return written <= _SPARED * formed
+        more = (written - formed) * points / 2
+        return spared_bytes > 0 and more <= _PER_BYTE * spared_bytes
 
     def point_bytes(self, heads: int) -> int:
         """Bytes that a point of a block takes."""

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from model_metrology.kernels import (
     conjugate_kernel,
     embedding_kernel,
+    forms,
     functions,
     projected_pseudo_ntk,
     projected_trace_ntk,
@@ -470,6 +471,15 @@ def test_each_layer_gives_the_contraction_of_the_full_jacobian(name):
     model = model.double()
     assert relative_error(trace_ntk(model, x, normalize=False), expected) < 1e-10
     assert set(slow_parameters(model, x)) == (SLOW[name][1] if name in SLOW else set())
+
+
+@pytest.mark.parametrize("name", [name for name in FAST if "conv" in name])
+def test_products_with_patches_give_what_convolutions_do(name, monkeypatch):
+    monkeypatch.setattr(forms, "_FEW", 0)
+    model, x = FAST[name]()
+    model = model.double()
+    error = relative_error(trace_ntk(model, x, normalize=False), by_jacobian(model, x))
+    assert error < 1e-10
 
 
 @pytest.mark.parametrize(
