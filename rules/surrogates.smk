@@ -209,14 +209,18 @@ if study.surrogates:
             "label": "5 · attributions by class",
             "inputs": {"attribution": table("attribution")},
         },
-        "strongest": {
+    }
+    # Networks that read sentences decide by no images.
+    seeing = [name for name in subjects if subject_kind(name) != "language"]
+    if seeing:
+        figures["strongest"] = {
             "label": "6 · the training images that decide",
             "inputs": {
                 "strongest": table("strongest"),
                 "datasets": list(map(data_file, subject_datasets())),
             },
-        },
-    }
+            "options": {"populations": seeing},
+        }
     if surrogates.solvers:
         figures["solvers"] = {
             "label": "4 · surrogates by solver",

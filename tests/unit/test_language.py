@@ -31,9 +31,7 @@ from model_metrology.models.language import (
 )
 from model_metrology.seeds import Streams
 from model_metrology.surrogates.recipes import LanguageInstrument
-
-WORDS = ["good", "fine", "nice", "bad", "poor", "sad", "day", "book", "the", "a", "very"]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
+from tests.sentences import VOCABULARY, sentences, write_csv, write_tiny_bert
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +46,7 @@ def transformers():
 def tiny(transformers, tmp_path_factory):
     """Folder of a tiny BERT with random weights and a small vocabulary."""
     folder = tmp_path_factory.mktemp("tiny-bert")
-    config = transformers.BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    transformers.BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True})
-    )
+    write_tiny_bert(folder, transformers)
     return folder
 
 
@@ -71,22 +55,6 @@ def instrument(model="tiny", **options):
     held_out = {} if "test_texts" in options else {"test": 16}
     sizes = {"max_tokens": 10, "batch_size": 8, "epochs": 2, "learning_rate": 0.003}
     return LanguageInstrument(model=str(model), **source | held_out | sizes | options)
-
-
-def sentences(count, seed=0):
-    """Sentences with a good or a bad word."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        label = i % 2
-        filler = list(rng.choice(WORDS[6:], size=rng.integers(1, 5)))
-        filler.insert(int(rng.integers(len(filler))), WORDS[rng.integers(3) + 3 * label])
-        rows.append((" ".join(filler), ("good", "bad")[label]))
-    return rows
-
-
-def write_csv(path, rows):
-    path.write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in rows))
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from model_metrology.models import hub
+from tests.sentences import sentences, write_csv, write_tiny_bert
+
 from .conftest import assert_rebuilt_alone, smoke_study
 
 RESULTS = "results/smoke"
@@ -269,3 +272,27 @@ def test_sentences_need_a_number(workflow):
     bert["train"] = 150
     workflow.study(study)
     assert workflow.jobs()["kernel_columns"] == 2
+
+
+def test_a_study_of_sentences_alone_ends_in_its_report(workflow):
+    try:
+        transformers = hub.load_transformers()
+    except ImportError as error:
+        pytest.skip(str(error))
+    write_tiny_bert(workflow.folder / "tiny", transformers)
+    write_csv(workflow.folder / "texts.csv", sentences(120))
+    reads = {"model": "tiny", "texts": "texts.csv", "test": 40, "max_tokens": 10, "size": 1}
+    reads |= {"epochs": 20, "batch_size": 8, "learning_rate": 0.01}
+    options = {"train": 60, "test": 40, "runs": 1, "projection": 50, "bootstraps": 20}
+    study = {"name": "words", "surrogates": {"language": {"BERT": reads}, **options}}
+    workflow.study(study)
+    workflow.run()
+    rows = table(workflow, "faithfulness", "results/words")
+    assert rows["kernel"].nunique() == 7
+    # A good or a bad word decides, which both learn: of 40 sentences hardly one is mistaken.
+    accuracies = rows[rows["metric"].isin(["network_accuracy", "surrogate_accuracy"])]
+    assert accuracies.query("kernel == 'trNTK'")["value"].min() > 0.9
+    figures = {path.stem for path in (workflow.folder / "results/words/figures").rglob("*.png")}
+    # They see no images, so that no training images decide.
+    assert {"faithfulness", "scatter"} <= figures and "strongest" not in figures
+    assert (workflow.folder / "report.html").stat().st_size > 100_000
