@@ -75,21 +75,27 @@ def _first_run(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["run"] == table["run"].min()]
 
 
+_RANGES = {"kendall_tau": (-1.0, 1.0), "tad": (-100.0, 100.0), "r_miss": (0.0, 1.0)}
+"""The values that a metric can have, in the unit of its label."""
+
+
 # -- faithfulness --------------------------------------------------------------------------------
 
 
 def _mean(rows: pd.DataFrame) -> tuple[float, float, float]:
     """Mean over runs, and the ends of its interval.
 
-    Of several runs Student's interval of the mean; of one alone the interval over test points that
-    its row carries.
+    Of several runs Student's interval of the mean, as far as the metric can go; of one alone the
+    interval over test points that its row carries.
     """
     values = rows["value"].to_numpy(dtype=float)
     if len(values) == 1:
         return values[0], float(rows["lower"].iloc[0]), float(rows["upper"].iloc[0])
     error = values.std(ddof=1) / np.sqrt(len(values))
     reach = stats.t.ppf(0.5 + _LEVEL / 2.0, len(values) - 1) * error
-    return values.mean(), values.mean() - reach, values.mean() + reach
+    ends = np.array([values.mean() - reach, values.mean() + reach])
+    low, high = ends.clip(*_RANGES[rows["metric"].iloc[0]])
+    return values.mean(), low, high
 
 
 def _shifts(runs: Any, among: Any, width: float) -> Array:
