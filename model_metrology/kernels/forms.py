@@ -235,8 +235,8 @@ class Outer(Group):
                 self._convolve(uses, [v[some] for v in read], [part[some] for part in parts], to)
                 continue
             u = self.patches(uses, read, some)
-            columns = [self._columns(part[some]) for part in parts]
-            g = columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)
+            by_use = [self.columns(part[some]) for part in parts]
+            g = by_use[0] if len(by_use) == 1 else torch.cat(by_use, dim=2)
             torch.bmm(g, u.transpose(1, 2), out=to)
         return out
 
@@ -251,7 +251,7 @@ class Outer(Group):
             if self.bias:
                 out[..., -1] = g.flatten(3).sum(dim=(1, 3))
 
-    def _columns(self, g: Tensor) -> Tensor:
+    def columns(self, g: Tensor) -> Tensor:
         """Gradients (b, d, S) at the outputs of one use."""
         if self.convolution:
             return g.flatten(3).transpose(1, 2).flatten(2)

@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -483,12 +483,13 @@ class Gradients:
             yield group.names[0], Picked(coordinates.flatten(1), g.flatten(1), size)
         elif isinstance(group, Outer):
             g_sorted = group.sorted_gradients([at], self.n)
-            formed = group.formed(self.uses[i], self.inputs(i), g_sorted, index)
-            weight = formed[..., :-1] if group.bias else formed
+            # The weight's alone, so that it need not be copied from beside the bias.
+            bare = replace(group, bias=False, inputs=group.inputs - group.bias)
+            weight = bare.formed(self.uses[i], self.inputs(i), g_sorted, index)
             turned = self.uses[i][0].turned or group.convolution
             yield group.names[0], (weight if turned else weight.transpose(1, 2)).flatten(1)
             if group.bias:
-                yield group.names[1], formed[..., -1]
+                yield group.names[1], group.columns(g_sorted[0][chosen]).sum(dim=2)
 
     def patches(self, group: Outer, i: int, start: int, stop: int) -> Tensor:
         """Inputs (b, D, S) of some of the points to the operations of group `i`."""
