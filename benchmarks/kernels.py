@@ -54,6 +54,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from kernels_methods import MODELS
+from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from model_metrology.plots import style
@@ -346,19 +347,25 @@ def draw_methods(axes: Any, rows: list[Row]) -> None:
         look = {"color": style.colour(i), "marker": style.marker(i), "ls": "", "label": method}
         axes[0].plot([float(row["ratio"] or "nan") for row in part], y, **look)
         axes[1].plot([float(row["peak_mb"] or "nan") for row in part], y, **look)
-        for row, at in zip(part, y, strict=True):
-            if row["points"] != row["of"]:
-                text = f"  N = {row['points']}"
-                axes[0].annotate(text, (float(row["ratio"] or "nan"), at), va="center", fontsize=7)
     for ax, text in zip(axes, ("time over ours, at equal N", "peak memory, MB"), strict=True):
         ax.set(xscale="log", xlabel=text)
-        labels = [
-            f"{name}\nN = {next(r['of'] for r in rows if r['model'] == name)}" for name in names
-        ]
-        ax.set_yticks(range(len(names)), labels)
+        ax.set_yticks(range(len(names)), [counted(name, rows) for name in names])
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.invert_yaxis()
     axes[0].axvline(1.0, color=style.REFERENCE, ls="--")
-    axes[1].legend(fontsize=8)
+    legend(axes[1], columns=3)
+
+
+def counted(name: str, rows: list[Row]) -> str:
+    """A model, and the points that methods came to."""
+    points = [r["points"] for r in rows if r["model"] == name and r["points"]]
+    few, many = min(points), max(points)
+    return f"{name}\nN = {few} to {many}" if few < many else f"{name}\nN = {many}"
+
+
+def legend(ax: Any, columns: int = 1) -> None:
+    """Below the axes, where no point is."""
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
 
 
 def draw_growth(axes: Any, rows: list[Row]) -> None:
@@ -372,7 +379,7 @@ def draw_growth(axes: Any, rows: list[Row]) -> None:
         )  # fmt: skip
     for ax, text in zip(axes, ("points N", "classes C, or numbers projected to K"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel=text, ylabel="seconds, ours")
-        ax.legend(fontsize=8)
+        legend(ax)
 
 
 def draw_projections(axes: Any, rows: list[Row]) -> None:
@@ -388,12 +395,12 @@ def draw_projections(axes: Any, rows: list[Row]) -> None:
         axes[1].plot(dims, [float(r["rms_error"]) for r in part], **look)
     for ax, text in zip(axes, ("seconds a point", "r.m.s. error of the cosines"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel="numbers projected to, K", ylabel=text)
-        ax.legend(fontsize=8)
+        legend(ax)
 
 
 @style.styled
 def draw(methods: list[Row], growth: list[Row], projections: list[Row]) -> plt.Figure:
-    figure, axes = style.subplots(3, 2, height=11.0)
+    figure, axes = style.subplots(3, 2, height=13.0)
     for pair, rows, part in zip(
         axes,
         (methods, growth, projections),
