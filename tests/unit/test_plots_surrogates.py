@@ -304,7 +304,7 @@ def test_intervals_end_where_a_metric_does():
     # Of two runs Student's interval has a factor of 12.7: 0.75 ± 3.2.
     rows = pd.DataFrame({"metric": "r_miss", "value": [0.5, 1.0], "lower": 0.0, "upper": 1.0})
     assert surrogates._mean(rows) == (0.75, 0.0, 1.0)
-    mean, low, high = surrogates._mean(rows.assign(metric="tad"))
+    _, low, high = surrogates._mean(rows.assign(metric="tad"))
     assert (low, high) == pytest.approx((0.75 - 12.706 * 0.25, 0.75 + 12.706 * 0.25), abs=1e-3)
 
 
