@@ -269,11 +269,14 @@ def test_sentences_need_a_number(workflow):
         "surrogates": 2,
     }
     assert expected.items() <= jobs.items() and "dataset" not in jobs
+    # They see no images that could decide.
+    assert "figure_scatter" in jobs and "figure_strongest" not in jobs
     bert["train"] = 150
     workflow.study(study)
     assert workflow.jobs()["kernel_columns"] == 2
 
 
+@pytest.mark.slow
 def test_a_study_of_sentences_alone_ends_in_its_report(workflow):
     try:
         transformers = hub.load_transformers()
