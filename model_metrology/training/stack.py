@@ -9,6 +9,7 @@ parameters they do to each run what they would do to it alone.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -25,6 +26,16 @@ def _channels_last(network: nn.Module) -> None:
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _rectify_in_place(network: nn.Module) -> None:
+    """Let rectifiers overwrite what convolutions write, where nothing else can read it."""
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for before, layer in itertools.pairwise(module):
+            if isinstance(before, nn.Conv2d) and isinstance(layer, nn.ReLU):
+                layer.inplace = True
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -60,6 +71,7 @@ class Stack:
             network.to(device)
             if len(networks) == 1:
                 _channels_last(network)
+                _rectify_in_place(network)
         self._dropout = dropout_layers(networks[0])
         self.parameters: dict[str, Tensor]
         self.buffers: dict[str, Tensor]

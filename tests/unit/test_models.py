@@ -222,3 +222,16 @@ def test_width_parametrisation_of_a_convolution_counts_its_kernel():
     network = build("cnn-mnist2", (1, 8, 8), parametrisation="width", outputs="one")
     divisors = [m.divisor for m in network.modules() if isinstance(m, Scale)]
     assert divisors == pytest.approx([24, 288**0.5, 72**0.5, 128**0.5, 8])
+
+
+def test_a_width_scaled_convolution_is_divided_whether_before_or_after_its_pool():
+    network = build("cnn-cifar2", (3, 16, 16), parametrisation="width", outputs="one").eval()
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hidden = x
+    for i, layer in enumerate(convolutions):
+        hidden = torch.relu(layer(hidden)) / math.sqrt(9 * layer.out_channels)
+        hidden = nn.functional.max_pool2d(hidden, 2) if i % 2 else hidden
+    rest = network[next(i for i, m in enumerate(network) if isinstance(m, nn.Flatten)) :]
+    # Division and maximum commute; only roundings differ.
+    torch.testing.assert_close(network(x), rest(hidden), rtol=1e-5, atol=1e-5)

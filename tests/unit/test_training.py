@@ -1,5 +1,6 @@
 """Training: the same run alone, stacked and resumed; each source of randomness alone."""
 
+import copy
 from typing import get_args
 
 import numpy as np
@@ -385,6 +386,27 @@ def test_grey_images_go_through_with_channels_last():
     assert outputs.is_contiguous(memory_format=torch.channels_last)
     # Convolutions of the two layouts sum in other orders.
     torch.testing.assert_close(outputs, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_rectifiers_in_place_leave_outputs_and_gradients_as_they_were():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 3), torch.nn.ReLU(),
+        torch.nn.Flatten(), torch.nn.Linear(48, 5), torch.nn.ReLU(),
+    )  # fmt: skip
+    plain = copy.deepcopy(network).double()
+    stack = Stack([network.double()], torch.device("cpu"))
+    assert [m.inplace for m in network if isinstance(m, torch.nn.ReLU)] == [True, True, False]
+    images = torch.randn(1, 6, 2, 8, 8, dtype=torch.float64)
+    outputs = stack(images, training=True)[0]
+    outputs.square().sum().backward()
+    parameters = dict(plain.named_parameters())
+    expected, pull = torch.func.vjp(
+        lambda p: torch.func.functional_call(plain, p, (images[0],)), parameters
+    )
+    torch.testing.assert_close(outputs, expected, rtol=1e-12, atol=1e-12)
+    for name, gradient in pull(2 * expected)[0].items():
+        torch.testing.assert_close(stack.parameters[name].grad, gradient, rtol=1e-10, atol=1e-10)
 
 
 def test_centred_networks_start_at_zero_and_their_outputs_can_be_rebuilt(digits):
