@@ -50,8 +50,10 @@ def _imports_of(code: str) -> tuple[str, ...]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below one, save for what only type checkers see."""
+    """All statements below a node, save for what only type checkers see."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
         yield child

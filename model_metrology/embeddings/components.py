@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import mutual_info_classif
 
@@ -181,7 +181,7 @@ def auroc(values: ArrayLike, positive: ArrayLike) -> Array:
         NaN if one class is empty.
     """
     chosen = np.asarray(positive, dtype=bool)
-    ranks = rankdata(values, axis=0)
+    ranks = scipy.stats.rankdata(values, axis=0)
     count, other = chosen.sum(), (~chosen).sum()
     if count == 0 or other == 0:
         return np.full(ranks.shape[1:], np.nan)

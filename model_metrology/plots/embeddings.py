@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -21,7 +22,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from model_metrology.embeddings.names import CONTRASTS_SHOWN
 from model_metrology.plots import style
@@ -462,7 +462,7 @@ def _density(values: Array, at: Array) -> Array | None:
     values = values[np.isfinite(values)]
     if len(values) < 3 or np.ptp(values) <= 1e-9 * (1.0 + np.abs(values).max()):
         return None
-    return np.asarray(stats.gaussian_kde(values)(at), dtype=float)
+    return np.asarray(scipy.stats.gaussian_kde(values)(at), dtype=float)
 
 
 def _densities(axes: Axes, part: pd.DataFrame, column: str, sources: Sequence[str], *,

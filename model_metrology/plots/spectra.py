@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -21,7 +22,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
-from scipy import stats
 
 from model_metrology.plots import style
 from model_metrology.spectra.laws import SpectralLaw, initial_law
@@ -587,7 +587,7 @@ def bulk_figure(
 def _distances_between(runs: Sequence[Sequence[RunSpectra]], matrix: str) -> list[float]:
     """KS distances between the spectra at initialisation of any two runs of a population."""
     return [
-        float(stats.ks_2samp(a, b, method="asymp").statistic)
+        float(scipy.stats.ks_2samp(a, b, method="asymp").statistic)
         for members in runs
         for a, b in itertools.combinations([run.eigenvalues[matrix][0] for run in members], 2)
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +25,6 @@ from matplotlib.ticker import (
     NullLocator,
 )  # fmt: skip
 from numpy.typing import NDArray
-from scipy import stats
 
 from model_metrology.data.datasets import Dataset
 from model_metrology.plots import style
@@ -92,7 +92,7 @@ def _mean(rows: pd.DataFrame) -> tuple[float, float, float]:
     if len(values) == 1:
         return values[0], float(rows["lower"].iloc[0]), float(rows["upper"].iloc[0])
     error = values.std(ddof=1) / np.sqrt(len(values))
-    reach = stats.t.ppf(0.5 + _LEVEL / 2.0, len(values) - 1) * error
+    reach = scipy.stats.t.ppf(0.5 + _LEVEL / 2.0, len(values) - 1) * error
     ends = np.array([values.mean() - reach, values.mean() + reach])
     low, high = ends.clip(*_RANGES[rows["metric"].iloc[0]])
     return values.mean(), low, high
@@ -416,7 +416,7 @@ def scatter_figure(
                 x, y, style.marker(i), color=style.colour(i), markersize=3.2, alpha=0.5,
                 markeredgewidth=0, clip_on=False, rasterized=True, label=words,
             )  # fmt: skip
-        tau = stats.kendalltau(part["network"], part["surrogate"]).statistic
+        tau = scipy.stats.kendalltau(part["network"], part["surrogate"]).statistic
         run = int(part["run"].iloc[0])
         words = f"τ = {tau:.3f}" if np.isfinite(tau) else "τ undefined"
         axes.set_title(f"{style.plain(style.short(name, 24))}, run {run}\n{words}", fontsize=10)

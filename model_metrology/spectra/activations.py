@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import integrate, stats
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
@@ -105,10 +105,12 @@ def _expectation(f: Callable[[Tensor], Tensor]) -> float:
     """E f(Z) by adaptive quadrature, the halves apart: a kink at 0 costs no accuracy."""
 
     def integrand(z: float) -> float:
-        return float(f(torch.tensor(z, dtype=torch.float64))) * float(stats.norm.pdf(z))
+        return float(f(torch.tensor(z, dtype=torch.float64))) * float(scipy.stats.norm.pdf(z))
 
     # Beyond 12 standard deviations nothing is left that float64 could show.
-    halves = (integrate.quad(integrand, *ends, epsabs=1e-13)[0] for ends in ((-12, 0), (0, 12)))
+    halves = (
+        scipy.integrate.quad(integrand, *ends, epsabs=1e-13)[0] for ends in ((-12, 0), (0, 12))
+    )
     return sum(halves)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 from model_metrology.spectra.laws import SpectralLaw, marchenko_pastur
 from model_metrology.spectra.tails import NO_TAIL, TailFit, fit_tail
@@ -200,7 +200,7 @@ def fitted_marchenko_pastur(eigenvalues: ArrayLike, ratio: float) -> SpectralLaw
     unit = marchenko_pastur(ratio)
     # Of h < d, a share 1 − h/d is zero by shape: the median of the others is compared.
     share = unit.atom + (1.0 - unit.atom) / 2.0
-    expected = optimize.brentq(lambda x: float(unit.cdf(x)) - share, unit.lower, unit.upper)
+    expected = scipy.optimize.brentq(lambda x: float(unit.cdf(x)) - share, unit.lower, unit.upper)
     found = float(np.quantile(values, share))
     if found <= 0.0:
         raise ValueError(

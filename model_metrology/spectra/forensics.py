@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.covariance import LedoitWolf
@@ -466,7 +466,7 @@ def _temperature(probabilities: Array, truth: NDArray[np.int64]) -> float:
         cooled = _cooled(probabilities, math.exp(log_temperature))
         return -float(np.log(cooled[rows, truth]).mean())
 
-    found = optimize.minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded")
+    found = scipy.optimize.minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded")
     return math.exp(float(found.x))
 
 

@@ -80,9 +80,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
-from scipy import interpolate, optimize, special
 
 __all__ = [
     "SpectralLaw",
@@ -226,7 +226,7 @@ class _Bulk(NamedTuple):
     nodes: Array
     mass: Array
     """Mass at each node; the sum converges exponentially."""
-    below: interpolate.CubicHermiteSpline
+    below: scipy.interpolate.CubicHermiteSpline
     """Mass below τ."""
 
     @classmethod
@@ -235,22 +235,22 @@ class _Bulk(NamedTuple):
     ) -> _Bulk:
         """Tabulate a density, given as a function of x − `origin`."""
         tau, step = np.linspace(-_FAR, _FAR, 561, retstep=True)
-        share = special.expit(math.pi * np.sinh(tau))
+        share = scipy.special.expit(math.pi * np.sinh(tau))
         low, high = left - origin, right - origin
         distance = low + (high - low) * share
         inside = (low < distance) & (distance < high)
         rate = np.zeros_like(tau)
         rate[inside] = density(distance[inside])
         rate *= (high - low) * math.pi * np.cosh(tau) * share * share[::-1]
-        below = interpolate.CubicSpline(tau, rate).antiderivative()(tau)
+        below = scipy.interpolate.CubicSpline(tau, rate).antiderivative()(tau)
         # With its slope known, and not negative, the interpolant rises throughout.
-        table = interpolate.CubicHermiteSpline(tau, np.maximum.accumulate(below), rate)
+        table = scipy.interpolate.CubicHermiteSpline(tau, np.maximum.accumulate(below), rate)
         return cls(left, right, origin + distance, step * rate, table)
 
     def mass_below(self, x: Array) -> Array:
         """Mass at or below `x`, elementwise."""
         share = np.clip((x - self.left) / (self.right - self.left), 0.0, 1.0)
-        tau = np.arcsinh(special.logit(share) / math.pi)
+        tau = np.arcsinh(scipy.special.logit(share) / math.pi)
         return np.clip(self.below(np.clip(tau, -_FAR, _FAR)), 0.0, self.mass.sum())
 
 
@@ -602,7 +602,7 @@ class _Kernel:
             yield _Curve(lambda w: max(right, pole) + scale * np.exp(w), branch)
             # Within 1e-9, c is 1 but for rounding.
             if pole - right > 1e-9 * self.b:
-                yield _Curve(lambda w: right + (pole - right) * special.expit(w), branch)
+                yield _Curve(lambda w: right + (pole - right) * scipy.special.expit(w), branch)
 
     def support(self, edges: list[float]) -> tuple[tuple[float, float], ...]:
         """Intervals between edges where there is a density; the floor counts as an edge."""
@@ -678,7 +678,7 @@ def tracy_widom_cdf(s: float) -> float:
     # Ai(16) is 1e-20: the kernel is zero where x + y + s is more.
     length = 16.0 - s
     x, root = length * nodes, np.sqrt(length * weights)
-    kernel = special.airy(x[:, None] + x + s)[0]
+    kernel = scipy.special.airy(x[:, None] + x + s)[0]
     return float(np.linalg.det(np.eye(len(x)) - root[:, None] * kernel * root))
 
 
@@ -693,7 +693,7 @@ def tracy_widom_quantile(p: float) -> float:
     """
     if not 0.0 < p < 1.0:
         raise ValueError(f"p must lie in (0, 1), got {p!r}; pass 1 - level of the test")
-    return float(optimize.brentq(lambda s: tracy_widom_cdf(s) - p, -12.0, 16.0, xtol=1e-12))
+    return float(scipy.optimize.brentq(lambda s: tracy_widom_cdf(s) - p, -12.0, 16.0, xtol=1e-12))
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from model_metrology.spectra.classify import KINDS
 from model_metrology.spectra.runs import MATRICES
@@ -104,8 +104,8 @@ def _slope(part: pd.DataFrame, level: float) -> dict[str, Any]:
     sizes = part["data.points"].nunique()
     row = {"slope": np.nan, "low": np.nan, "high": np.nan}
     if sizes >= 2 and len(part) >= 3:
-        fit = stats.linregress(np.log(part["data.points"]), np.log(part["norm_change"]))
-        half = stats.t.ppf(1.0 - level / 2.0, len(part) - 2) * fit.stderr
+        fit = scipy.stats.linregress(np.log(part["data.points"]), np.log(part["norm_change"]))
+        half = scipy.stats.t.ppf(1.0 - level / 2.0, len(part) - 2) * fit.stderr
         row = {"slope": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
     return row | {"runs": len(part), "sizes": sizes, "predicted": _predicted(part)}
 
@@ -217,7 +217,7 @@ def _growth(weights: pd.DataFrame, level: float, rng: np.random.Generator) -> di
     if len(x) >= 3 and x.nunique() > 1 and y.nunique() > 1:
         found = rank_correlation(x, y, coverage=1.0 - level, rng=rng)
         row |= {"share": found.estimate, "low": found.lower, "high": found.upper}
-        row["p_value"] = stats.spearmanr(x, y).pvalue
+        row["p_value"] = scipy.stats.spearmanr(x, y).pvalue
     return row
 
 

@@ -42,8 +42,8 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 __all__ = ["TailFit", "fit_tail"]
 
@@ -260,17 +260,17 @@ def _against_lognormal(excess: Array) -> tuple[float, float]:
     # The ratio of moments rises with the cut; that of k points, one of them 0, is at least
     # k/(k − 1), which a cut √k below the mean undercuts.
     lowest = -math.sqrt(len(logs)) - 10.0
-    cut = float(optimize.brentq(lambda cut: _moments(cut)[1] - ratio, lowest, _FARTHEST))
+    cut = float(scipy.optimize.brentq(lambda cut: _moments(cut)[1] - ratio, lowest, _FARTHEST))
     deviation = mean / _moments(cut)[0]
     normal = (
         -math.log(deviation * math.sqrt(2.0 * math.pi))
         - square / (2.0 * deviation**2)
         - cut * mean / deviation
-        - (float(special.log_ndtr(-cut)) + cut**2 / 2.0)
+        - (float(scipy.special.log_ndtr(-cut)) + cut**2 / 2.0)
     )
     exponential = -math.log(mean) - 1.0
     root = -math.sqrt(2.0 * len(logs) * max(normal - exponential, 0.0))
-    return root, float(special.ndtr(root))
+    return root, float(scipy.special.ndtr(root))
 
 
 def _moments(cut: float) -> tuple[float, float]:
@@ -278,6 +278,6 @@ def _moments(cut: float) -> tuple[float, float]:
 
     In units of the standard deviation, from the normal law's mean.
     """
-    hazard = math.sqrt(2.0 / math.pi) / float(special.erfcx(cut / math.sqrt(2.0)))
+    hazard = math.sqrt(2.0 / math.pi) / float(scipy.special.erfcx(cut / math.sqrt(2.0)))
     mean = hazard - cut
     return mean, (1.0 - cut * mean) / mean**2

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 __all__ = [
     "Linear",
@@ -173,7 +173,7 @@ def _rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> Array
     """Spearman's correlation of each row of `a` with the same row of `b`."""
     centre = (a.shape[1] + 1) / 2
     # Multiples of 1/2 about a centre that is one too: sums are exact, and 0 for equal values.
-    first, second = (rankdata(values, axis=1) - centre for values in (a, b))
+    first, second = (scipy.stats.rankdata(values, axis=1) - centre for values in (a, b))
     product, *squares = (
         np.einsum("ij,ij->i", left, right)
         for left, right in ((first, second), (first, first), (second, second))

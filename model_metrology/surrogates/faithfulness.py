@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.special import logsumexp
 
 from model_metrology.variability.metrics import logit_gap, predicted_labels
@@ -183,7 +183,7 @@ def _kendall(x: Array, y: Array) -> float:
         return math.nan
     # The p-value is not wanted, so the cheap one; of two points SciPy has the exact one only.
     method = "asymptotic" if len(x) > 2 else "auto"
-    return float(stats.kendalltau(x, y, method=method).statistic)
+    return float(scipy.stats.kendalltau(x, y, method=method).statistic)
 
 
 def _percentiles(values: Array, level: float) -> tuple[float, float]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from model_metrology.variability.references import Law, as_runs, reference_sample
 from model_metrology.variability.trimming import (
@@ -515,7 +515,7 @@ def class_conditional_alpha(
     ]
     p_value = np.array(
         [
-            stats.kstwo.sf(
+            scipy.stats.kstwo.sf(
                 result.statistic,
                 effective_size(len(group), _law_size(law, len(runs), len(group))),
             )
@@ -715,14 +715,14 @@ def rank_correlation(
 
 
 def _spearman(x: Array, y: Array) -> float:
-    a, b = stats.rankdata(x), stats.rankdata(y)
+    a, b = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale > 0.0 else math.nan
 
 
 def _kendall(x: Array, y: Array) -> float:
-    return float(stats.kendalltau(x, y).statistic)
+    return float(scipy.stats.kendalltau(x, y).statistic)
 
 
 def trimming_scores(

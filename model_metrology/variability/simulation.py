@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from model_metrology.variability.inference import (
     alpha_lower_bound,
@@ -354,5 +354,5 @@ def _critical(null: Array, level: float) -> float:
 
 def wilson_interval(successes: int, trials: int, coverage: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion (JASA 22 (1927) 209–212)."""
-    interval = stats.binomtest(successes, trials).proportion_ci(coverage, method="wilson")
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(coverage, method="wilson")
     return float(interval.low), float(interval.high)

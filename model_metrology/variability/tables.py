@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import special, stats
 
 from model_metrology.runs import Outputs
 from model_metrology.variability.inference import (
@@ -79,7 +79,7 @@ def metrics_table(outputs: Outputs, reference: Outputs) -> pd.DataFrame:
     rows = []
     for i, others in enumerate(_others(outputs, reference)):
         against = np.flatnonzero(others)
-        probability, predicted = special.expit(gaps[i]), predicted_labels(gaps[i])
+        probability, predicted = scipy.special.expit(gaps[i]), predicted_labels(gaps[i])
         rows.append(
             {
                 "population": outputs.population,
@@ -681,7 +681,7 @@ def _count(claim: str, definition: str, held: NDArray[np.bool_], level: float) -
     row: dict[str, Any] = {"claim": claim, "definition": definition}
     row |= {"held": int(held.sum()), "of": len(held)}
     if len(held):
-        interval = stats.binomtest(row["held"], row["of"]).proportion_ci(1.0 - level)
+        interval = scipy.stats.binomtest(row["held"], row["of"]).proportion_ci(1.0 - level)
         row |= {"share": held.mean(), "low": interval.low, "high": interval.high}
     return row
 
@@ -690,7 +690,7 @@ def _kruskal(table: pd.DataFrame, quantity: str) -> float:
     groups = [part[quantity].to_numpy() for _, part in table.groupby("population")]
     if len(groups) < 2 or table[quantity].nunique() < 2:
         return float("nan")
-    return float(stats.kruskal(*groups).pvalue)
+    return float(scipy.stats.kruskal(*groups).pvalue)
 
 
 def summary_table(

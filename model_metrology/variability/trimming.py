@@ -38,8 +38,8 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 __all__ = ["AlphaHat", "Tolerance", "alpha_hat", "authors_tolerance", "ks_tolerance", "trimmed_ks"]
 
@@ -309,7 +309,7 @@ def effective_size(n: int, m: int | None) -> int:
 
 @lru_cache(maxsize=256)
 def _critical_value(level: float, n: int) -> float:
-    return float(stats.kstwo.isf(level, n))
+    return float(scipy.stats.kstwo.isf(level, n))
 
 
 def as_sample(values: Any, name: str) -> Array:

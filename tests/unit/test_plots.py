@@ -1,5 +1,7 @@
 """Figures draw what the tables say, in words where there is nothing, and the same bytes twice."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -381,3 +383,14 @@ def test_unknown_formats_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x\.svg: figures are written as \.png or \.pdf"):
         style.save(figure, tmp_path / "x.svg")
     plt.close(figure)
+
+
+def test_figures_start_without_torch_and_without_statistics_that_few_need():
+    # The environment that draws figures has no torch; a second of imports is that of a figure.
+    code = """
+import sys
+from model_metrology.plots import embeddings, spectra, surrogates, training, variability
+sys.exit(" ".join({"torch", "sklearn", "scipy.stats"} & set(sys.modules)) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,8 +1,5 @@
 """Figures of spectra draw what the tables say, in words where there is nothing, the same twice."""
 
-import subprocess
-import sys
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -336,12 +333,6 @@ def test_confusion_shows_counts_with_abstentions_last():
     assert said[-2:] == ["undecided", "none fits"]
     assert words(figure).count("3") == len(CONFUSION)
     plt.close(figure)
-
-
-def test_figures_need_no_torch():
-    # The environment that draws figures has none.
-    code = "import sys, model_metrology.plots.spectra; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_page_has_every_table_and_escapes(study):
