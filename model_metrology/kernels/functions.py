@@ -34,6 +34,7 @@ from model_metrology.kernels.points import (
     check_outputs,
     chosen_parameters,
     evaluating,
+    laid_out,
 )
 from model_metrology.kernels.projections import Layout, Sketch
 from model_metrology.kernels.tangent import Gradients, Plan, make_plan
@@ -370,6 +371,8 @@ def _prepared(
         classes = check_outputs(model, rows, place)
         if columns is not None:
             check_outputs(model, columns, place)
+        rows = laid_out(rows, model, place)
+        columns = columns and laid_out(columns, model, place)
         make = _of_features if raw in ("conjugate", "embedding") else _of_gradients
         yield make(raw, model, rows, columns, options, place, classes)
 

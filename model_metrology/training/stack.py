@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from model_metrology.devices import channels_last
 from model_metrology.models import dropout_layers
 
 
@@ -38,16 +39,8 @@ def _rectify_in_place(network: nn.Module) -> None:
                 layer.inplace = True
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Images of one channel, with strides that say that channels come last; others as they are.
-
-    With one channel both layouts are the same numbers in memory. Strides alone tell a convolution
-    which one its output shall have, and pooling is ten times faster on CPUs in this one.
-    """
-    if images.dim() != 4 or images.shape[1] != 1 or not images.is_contiguous():
-        return images
-    height, width = images.shape[2:]
-    return images.as_strided(images.shape, (height * width, 1, width, 1))
+def _laid_out(inputs: Tensor) -> Tensor:
+    return channels_last(inputs) if inputs.dim() == 4 else inputs
 
 
 class Stack:
@@ -99,7 +92,7 @@ class Stack:
 
     def _current(self, inputs: Tensor, training: bool) -> Tensor:
         if self._alone is not None:
-            outputs: Tensor = self._alone.train(training)(_grey(inputs[0]))
+            outputs: Tensor = self._alone.train(training)(_laid_out(inputs[0]))
             return outputs[None]
         self._shape.train(training)
         return self._mapped((self.parameters, self.buffers), inputs)
@@ -107,7 +100,7 @@ class Stack:
     def _at_start(self, inputs: Tensor) -> Tensor:
         if self._alone is not None:
             assert self._initial is not None
-            outputs: Tensor = self._initial(_grey(inputs[0]))
+            outputs: Tensor = self._initial(_laid_out(inputs[0]))
             return outputs[None]
         self._shape.eval()
         return self._mapped(self._start, inputs)

@@ -19,6 +19,7 @@ from model_metrology.kernels import (
 )
 from model_metrology.kernels.blocks import Rows
 from model_metrology.kernels.forms import Outer
+from model_metrology.kernels.points import as_points, laid_out
 from model_metrology.kernels.tangent import Gradients
 from model_metrology.models import build_model
 from model_metrology.recipes import Architecture
@@ -352,6 +353,38 @@ def test_the_model_comes_back_as_it_was(function):
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     assert x.grad is None
     np.testing.assert_array_equal(kernel, function(model.eval(), x))
+
+
+class Viewing(nn.Module):
+    """Pixels of what a convolution gives, in the order in which they lie in memory."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+        self.convolution, self.out = nn.Conv2d(3, 4, 3), nn.Linear(144, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.convolution(x))
+        h = h.view(len(x), -1) if self.order == "usual" else h.as_strided((len(x), 144), (144, 1))
+        return self.out(h)
+
+
+@pytest.mark.parametrize("order", ["usual", "memory"])
+def test_images_lie_as_given_where_the_model_looks_at_their_order(order):
+    torch.manual_seed(0)
+    model, x = Viewing(order).double(), points(COLOUR, 5).double()
+    assert not laid_out(as_points("x", x, model), model, torch.device("cpu")).images
+    assert relative_error(trace_ntk(model, x, normalize=False), by_jacobian(model, x)) < 1e-10
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+def test_images_go_through_convolutions_with_channels_last(shape):
+    cpu, model = torch.device("cpu"), built(shape, name="cnn").eval()
+    laid = laid_out(as_points("x", points(shape, 5), model), model, cpu)
+    part = laid.part(1, 4, cpu)
+    assert laid.images and torch.equal(part, laid.values[1:4])
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert first(part).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_arrays_are_taken_in_the_precision_of_the_model():

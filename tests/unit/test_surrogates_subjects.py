@@ -537,8 +537,8 @@ def test_a_process_that_runs_out_of_memory_goes_on_with_less_or_says_so():
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     enough, hardly_any = run("inf"), run("5")
-    # The first that is not enough: it is what half of the blocks' memory leaves room for.
-    sizes = ("200", "150", "130", "115", "100")
+    # The first that is not enough, by less than what half of the blocks' memory leaves room for.
+    sizes = map(str, range(180, 100, -10))
     little = next(done for mb in sizes if "out of memory" in (done := run(mb)).stderr)
     assert enough.returncode == little.returncode == 0, little.stderr[-2000:]
     assert "out of memory" not in enough.stderr and "out of memory" in little.stderr
