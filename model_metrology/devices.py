@@ -1,4 +1,4 @@
-"""Where a job computes: on the CPU, or on one GPU of those that there are; and how images lie."""
+"""Where a job computes: on the CPU, or on one GPU of those that there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["channels_last", "lease_card", "take_device"]
+__all__ = ["lease_card", "take_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,15 +109,3 @@ def _compute_exactly() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # What has no such algorithm warns, and goes on.
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def channels_last(images: torch.Tensor) -> torch.Tensor:
-    """Images (n, C, H, W) with channels last in memory, in which CPUs convolve and pool faster.
-
-    With one channel both layouts are the same numbers, and strides alone tell a convolution how
-    its outputs shall lie: these say channels last.
-    """
-    channels, height, width = images.shape[1:]
-    laid = images.contiguous(memory_format=torch.channels_last)
-    strides = (channels * height * width, 1, channels * width, channels)
-    return laid.as_strided(images.shape, strides)

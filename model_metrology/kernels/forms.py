@@ -32,7 +32,17 @@ from model_metrology.kernels.graph import (
     windows,
 )
 
-__all__ = ["AXES", "Axis", "Elementwise", "Group", "Grouped", "Outer", "Table", "group_of"]
+__all__ = [
+    "AXES",
+    "Axis",
+    "Elementwise",
+    "Group",
+    "Grouped",
+    "Outer",
+    "Table",
+    "as_slice",
+    "group_of",
+]
 
 
 Axis = Literal["first", "second", "folded"]
@@ -230,7 +240,7 @@ class Outer(Group):
         each = out.element_size() * self.positions * (self.inputs + out.shape[1])
         step = _SIDE_BY_SIDE if by_convolutions else max(room // each, 1)
         for start in range(0, len(index), step):
-            some, to = _as_slice(index[start : start + step]), out[start : start + step]
+            some, to = as_slice(index[start : start + step]), out[start : start + step]
             if by_convolutions:
                 self._convolve(uses, [v[some] for v in read], [part[some] for part in parts], to)
                 continue
@@ -302,7 +312,7 @@ class Table(Group):
         return torch.cat([self.by_point(g, n).flatten(1, -2) for g in gradients], dim=1)
 
 
-def _as_slice(index: Sequence[int]) -> Index:
+def as_slice(index: Sequence[int]) -> Index:
     """The same points without a copy, where they follow one another."""
     return slice(index.start, index.stop, index.step) if isinstance(index, range) else index
 

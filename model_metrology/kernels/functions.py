@@ -34,7 +34,7 @@ from model_metrology.kernels.points import (
     check_outputs,
     chosen_parameters,
     evaluating,
-    laid_out,
+    with_channels_last,
 )
 from model_metrology.kernels.projections import Layout, Sketch
 from model_metrology.kernels.tangent import Gradients, Plan, make_plan
@@ -371,8 +371,9 @@ def _prepared(
         classes = check_outputs(model, rows, place)
         if columns is not None:
             check_outputs(model, columns, place)
-        rows = laid_out(rows, model, place)
-        columns = columns and laid_out(columns, model, place)
+        rows = with_channels_last(rows, model, place)
+        if columns is not None:
+            columns = with_channels_last(columns, model, place)
         make = _of_features if raw in ("conjugate", "embedding") else _of_gradients
         yield make(raw, model, rows, columns, options, place, classes)
 
@@ -466,7 +467,8 @@ def _of_features(
         hold = _held_rows(partial(module_outputs, model), product)
         return _Ready(hold, "embedding", x, y, memory, place)
     # Features are much less than what a network computes on the way to them.
-    memory = Memory(options.memory_mb, 2 * penultimate(model, one).nbytes)
+    copied = one.nbytes if x.channels_last else 0
+    memory = Memory(options.memory_mb, 2 * penultimate(model, one).nbytes + copied)
     if passing > memory.available:
         raise memory.too_small(passing)
     step = min(max(int(memory.scratch // max(passing, 1)), 1), _AT_ONCE)

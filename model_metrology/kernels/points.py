@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from model_metrology.devices import channels_last
+from model_metrology.layout import channels_last
 
 __all__ = [
     "Points",
@@ -22,28 +23,30 @@ __all__ = [
     "check_outputs",
     "chosen_parameters",
     "evaluating",
-    "laid_out",
     "refuse_outputs",
     "too_small",
+    "with_channels_last",
 ]
+
+logger = logging.getLogger(__name__)
 
 _CHECKED = 256  # points whose outputs are looked at together
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points, what the caller calls them, and whether they go as images with channels last."""
+    """Points, what the caller calls them, and whether models get them with channels last."""
 
     name: str
     values: Tensor
-    images: bool = False
+    channels_last: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
 
     def part(self, start: int, stop: int, place: torch.device) -> Tensor:
         """Some of the points, on a device."""
-        return self._laid_out(self.values[start:stop].to(place))
+        return self._lay_out(self.values[start:stop].to(place))
 
     def probe(self, place: torch.device) -> Tensor:
         """Two or three points, different ones if there are."""
@@ -51,10 +54,10 @@ class Points:
         different = (values != values[0]).reshape(len(values), -1).any(dim=1).nonzero().flatten()
         # If all are equal, the same one twice: a batch of one may be computed in other ways.
         chosen = sorted({0, *different[[0, -1]].tolist()}) if len(different) else [0, 0]
-        return self._laid_out(values[chosen].to(place))
+        return self._lay_out(values[chosen].to(place))
 
-    def _laid_out(self, some: Tensor) -> Tensor:
-        return channels_last(some) if self.images else some
+    def _lay_out(self, some: Tensor) -> Tensor:
+        return channels_last(some) if self.channels_last else some
 
     def refuse(self, bad: Tensor, what: str, remedy: str, start: int = 0) -> None:
         """Raise ValueError with the first bad point, if there is one."""
@@ -76,22 +79,28 @@ def as_points(name: str, values: Tensor | ArrayLike, model: nn.Module) -> Points
     return Points(name, tensor)
 
 
-@torch.no_grad()
-def laid_out(points: Points, model: nn.Module, place: torch.device) -> Points:
+def with_channels_last(points: Points, model: nn.Module, place: torch.device) -> Points:
     """Images with channels last where convolutions are faster so and the model takes them."""
     convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
-    images = points.values.ndim == 4 and points.values.is_floating_point()
+    # In double precision, convolutions in groups are slower so.
+    images = points.values.ndim == 4 and points.values.dtype == torch.float32
     if place.type != "cpu" or not (convolves and images):
         return points
-    laid = replace(points, images=True)
-    expected = model(points.probe(place))
+    laid = replace(points, channels_last=True)
+    with torch.no_grad():
+        expected = model(points.probe(place))
     try:
-        outputs = model(laid.probe(place))
-    except RuntimeError:  # it views images, or what comes of them, as lying in the usual order
+        with torch.enable_grad():
+            outputs = model(laid.probe(place))
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            if outputs.requires_grad:
+                torch.autograd.grad(outputs.sum(), parameters, allow_unused=True)
+    except Exception as error:  # it relies on how images, or what comes of them, lie
+        logger.debug("images lie as given: %s", error)
         return points
     # Only roundings may differ; outputs that are not finite are named when they are met.
     precise = torch.finfo(outputs.dtype).eps ** 0.5
-    return laid if (outputs - expected).norm() <= precise * expected.norm() else points
+    return laid if (outputs.detach() - expected).norm() <= precise * expected.norm() else points
 
 
 @contextmanager

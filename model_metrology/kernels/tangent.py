@@ -32,6 +32,7 @@ from model_metrology.kernels.forms import (
     Grouped,
     Outer,
     Table,
+    as_slice,
     group_of,
 )
 from model_metrology.kernels.graph import Use, uses_of
@@ -47,6 +48,8 @@ _PER_BYTE = 50
 # Times the multiplications, where gradients are computed once instead of again for each pair of
 # blocks: a small convolutional network took three times as long with half as many.
 _SPARED = 5
+# Less patches than that, in parts of what is computed for each head, are made again each time.
+_PATCHES = 0.1
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
 _MAPPED = 32  # points differentiated at once by torch.func
@@ -85,12 +88,20 @@ class Plan:
 
     def at_once(self, bytes_free: float, points: int) -> int:
         """How many heads to differentiate together: patches of images are made once for all."""
+        if self._patch_bytes() < _PATCHES * self.passing:
+            return 1
         # As many as leave room for all points; else as much for gradients as for activations.
         spare = bytes_free / points - self.kept
         fitting = int(min(spare // max(self.passing, 1), len(self.heads)))
         if fitting >= 1:
             return fitting
         return max(min(self.kept // max(self.passing, 1), len(self.heads)), 1)
+
+    def _patch_bytes(self) -> int:
+        """Bytes of a point's patches of images, where gradients are formed from these."""
+        late = [g for g in self.groups if isinstance(g, Outer) and g.convolution and g.late]
+        numbers = sum(group.positions * group.inputs for group in late)
+        return numbers * self.heads.element_size()
 
     def written_bytes(self) -> int:
         """Bytes of a point's gradients when written out."""
@@ -364,7 +375,7 @@ class Gradients:
     ) -> None:
         # A batch of one may be computed in other ways: a single point goes twice.
         self.shown = len(points)
-        points = points.expand(2, *points.shape[1:]) if len(points) == 1 else points
+        points = torch.cat([points, points]) if len(points) == 1 else points
         self.plan, self.model, self.points, self.scratch = plan, model, points, scratch
         self.heads_at_once = heads_at_once
         self.product: Product = product or product_in("model")
@@ -471,7 +482,7 @@ class Gradients:
         self, group: Group, i: int, at: Sequence[Tensor], index: Sequence[int]
     ) -> Iterator[tuple[str, Tensor | Picked]]:
         """Gradients of a group's parameters at some points."""
-        chosen = list(index)
+        chosen = as_slice(index)
         if isinstance(group, Elementwise | Grouped):
             yield group.names[0], group.rows(self.uses[i], [at], self.n)[chosen]
         elif isinstance(group, Table):

@@ -54,12 +54,16 @@ def scale_by_width(network: nn.Module) -> nn.Sequential:
 
     As the released code of Engel et al. 2024 (arXiv 2305.14585) does: a layer is scaled by its own
     width, not by its fan-in, so that the first layer's inputs are not scaled at all. Where pooling
-    follows, its outputs are divided: the same numbers, and a quarter as many.
+    follows, its outputs are divided: they are fewer, and become the same numbers.
     """
     layers: list[nn.Module] = []
     divisor = 1.0
     for layer in network.children():
-        if isinstance(layer, nn.AvgPool2d | nn.MaxPool2d) and isinstance(layers[-1], Scale):
+        if (
+            layers
+            and isinstance(layer, nn.AvgPool2d | nn.MaxPool2d)
+            and isinstance(layers[-1], Scale)
+        ):
             layers.insert(-1, layer)
             continue
         layers.append(layer)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model_metrology.data.datasets import Dataset
+from model_metrology.layout import channels_last
 from model_metrology.models import build_model, split_head
 from model_metrology.recipes import Architecture
 from model_metrology.seeds import Streams
@@ -90,8 +91,7 @@ def normalised_images(
         for values in (mean, np.where(std > 0, std, 1.0))
     )
     scaled = (torch.from_numpy(images).float() / 255 - shift) / scale
-    # Convolutions on CPUs are nearly twice as fast with channels last.
-    return scaled.contiguous(memory_format=torch.channels_last).to(device)
+    return channels_last(scaled).to(device)
 
 
 def noisy_labels(

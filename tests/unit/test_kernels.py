@@ -1,5 +1,6 @@
 """Kernels against the full Jacobian, closed forms and features by hand."""
 
+import copy
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ from model_metrology.kernels import (
 )
 from model_metrology.kernels.blocks import Rows
 from model_metrology.kernels.forms import Outer
-from model_metrology.kernels.points import as_points, laid_out
+from model_metrology.kernels.points import as_points, with_channels_last
 from model_metrology.kernels.tangent import Gradients
 from model_metrology.models import build_model
 from model_metrology.recipes import Architecture
@@ -369,22 +370,86 @@ class Viewing(nn.Module):
         return self.out(h)
 
 
-@pytest.mark.parametrize("order", ["usual", "memory"])
-def test_images_lie_as_given_where_the_model_looks_at_their_order(order):
+class ViewingBack(torch.autograd.Function):
+    """The identity, whose gradient must lie in the usual order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.view(-1).view(g.shape)
+
+
+class Backward(nn.Module):
+    """Reads pixels in any order, and gradients in the usual one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.out = nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.out(self.second(ViewingBack.apply(self.first(x))).flatten(1))
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("make", [lambda: Viewing("usual"), lambda: Viewing("memory"), Backward])
+def test_images_lie_as_given_where_the_model_looks_at_their_order(make):
     torch.manual_seed(0)
-    model, x = Viewing(order).double(), points(COLOUR, 5).double()
-    assert not laid_out(as_points("x", x, model), model, torch.device("cpu")).images
-    assert relative_error(trace_ntk(model, x, normalize=False), by_jacobian(model, x)) < 1e-10
+    model, x = make(), points(COLOUR, 5)
+    assert not with_channels_last(as_points("x", x, model), model, CPU).channels_last
+    kernel = trace_ntk(model, x, normalize=False)
+    assert relative_error(kernel, by_jacobian(model, x)) < 1e-5
 
 
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
 def test_images_go_through_convolutions_with_channels_last(shape):
-    cpu, model = torch.device("cpu"), built(shape, name="cnn").eval()
-    laid = laid_out(as_points("x", points(shape, 5), model), model, cpu)
-    part = laid.part(1, 4, cpu)
-    assert laid.images and torch.equal(part, laid.values[1:4])
+    model, x, seen = built(shape, name="cnn").eval(), points(shape, 5), []
+    laid = with_channels_last(as_points("x", x, model), model, CPU)
+    assert laid.channels_last and torch.equal(laid.part(1, 4, CPU), x[1:4])
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    assert first(part).is_contiguous(memory_format=torch.channels_last)
+    first.register_forward_hook(lambda _, inputs, outputs: seen.append(outputs))
+    for function in (trace_ntk, conjugate_kernel):
+        function(model, x)
+        assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+
+
+class Tokens(nn.Module):
+    """Pixels as tokens: how they lie decides how the product of the linear layer is recorded."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 6, 3)
+        self.linear, self.out = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        tokens = self.convolution(x).flatten(2).transpose(1, 2)
+        return self.out(torch.tanh(self.linear(tokens)).mean(dim=1))
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR])
+def test_one_point_alone_lies_as_many_do(shape):
+    torch.manual_seed(0)
+    model, x = Tokens(shape[0]), points(shape, 9)
+    expected = by_jacobian(copy.deepcopy(model), x)
+    for found, part in (
+        (trace_ntk(model, x, x[:1], normalize=False), expected[:, :1]),
+        (trace_ntk(model, x[:1], normalize=False), expected[:1, :1]),
+        # In blocks of few points, of which the last has one.
+        (trace_ntk(model, x, normalize=False, memory_mb=0.07), expected),
+        (trace_ntk(model, x, normalize=False, memory_mb=0.05), expected),
+    ):
+        assert relative_error(found, part) < 1e-5
 
 
 def test_arrays_are_taken_in_the_precision_of_the_model():

@@ -233,5 +233,7 @@ def test_a_width_scaled_convolution_is_divided_whether_before_or_after_its_pool(
         hidden = torch.relu(layer(hidden)) / math.sqrt(9 * layer.out_channels)
         hidden = nn.functional.max_pool2d(hidden, 2) if i % 2 else hidden
     rest = network[next(i for i, m in enumerate(network) if isinstance(m, nn.Flatten)) :]
+    kinds = [type(module).__name__ for module in network]
+    assert kinds[:7] == ["Conv2d", "ReLU", "Scale", "Conv2d", "ReLU", "MaxPool2d", "Scale"]
     # Division and maximum commute; only roundings differ.
     torch.testing.assert_close(network(x), rest(hidden), rtol=1e-5, atol=1e-5)

@@ -389,7 +389,8 @@ def test_figures_start_without_torch_and_without_statistics_that_few_need():
     # The environment that draws figures has no torch; a second of imports is that of a figure.
     code = """
 import sys
-from model_metrology.plots import embeddings, spectra, surrogates, training, variability
+from model_metrology.plots import embeddings, interactive, methods, spectra, surrogates, tables
+from model_metrology.plots import training, variability
 sys.exit(" ".join({"torch", "sklearn", "scipy.stats"} & set(sys.modules)) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -409,6 +409,21 @@ def test_rectifiers_in_place_leave_outputs_and_gradients_as_they_were():
         torch.testing.assert_close(stack.parameters[name].grad, gradient, rtol=1e-10, atol=1e-10)
 
 
+def test_rectifiers_that_others_use_or_read_are_left_alone():
+    class Skip(torch.nn.Sequential):
+        def forward(self, x):
+            h = self[0](x)
+            return h + self[1](h)
+
+    shared = torch.nn.ReLU()
+    network = torch.nn.Sequential(
+        Skip(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU()),
+        torch.nn.Conv2d(2, 2, 3), shared, torch.nn.Sigmoid(), shared,
+    )  # fmt: skip
+    Stack([network], torch.device("cpu"))
+    assert not any(m.inplace for m in network.modules() if isinstance(m, torch.nn.ReLU))
+
+
 def test_centred_networks_start_at_zero_and_their_outputs_can_be_rebuilt(digits):
     of = population({"centred": True, "dropout": 0.0}, {"learning_rate": 1e-12, "epochs": 1})
     run = train(of, digits, runs=1)[0]
