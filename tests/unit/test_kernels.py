@@ -18,10 +18,12 @@ from model_metrology.kernels import (
     tangent,
     trace_ntk,
 )
+from model_metrology.kernels import points as kernel_points
 from model_metrology.kernels.blocks import Rows
 from model_metrology.kernels.forms import Outer
 from model_metrology.kernels.points import as_points, with_channels_last
 from model_metrology.kernels.tangent import Gradients
+from model_metrology.layout import channels_last
 from model_metrology.models import build_model
 from model_metrology.recipes import Architecture
 
@@ -422,6 +424,21 @@ def test_images_go_through_convolutions_with_channels_last(shape):
     for function in (trace_ntk, conjugate_kernel):
         function(model, x)
         assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_that_are_copied_count_as_memory(monkeypatch):
+    copied = []
+
+    def copying(images):
+        copied.append(images.nbytes)
+        return channels_last(images)
+
+    monkeypatch.setattr(kernel_points, "channels_last", copying)
+    model, x = built((3, 16, 16), name="cnn").eval(), points((3, 16, 16), 200)  # 0.6 MB
+    small = conjugate_kernel(model, x, memory_mb=0.5)
+    # All but the first look at outputs, of 256 points at a time, come in blocks.
+    assert len(copied) > 5 and sorted(copied)[-2] < 0.5e6 / 2
+    np.testing.assert_allclose(small, conjugate_kernel(model, x), atol=1e-6)
 
 
 class Tokens(nn.Module):
