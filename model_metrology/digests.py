@@ -50,7 +50,7 @@ def _imports_of(code: str) -> tuple[str, ...]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All below a node but expressions, and but what only type checkers see."""
+    """Everything below a node, save for expressions and for what only type checkers see."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr):
             continue

@@ -48,7 +48,7 @@ _PER_BYTE = 50
 # Times the multiplications, where gradients are computed once instead of again for each pair of
 # blocks: a small convolutional network took three times as long with half as many.
 _SPARED = 5
-# Less patches than that, in parts of what is computed for each head, are made again each time.
+# Patches below this share of what is computed for each head are made again for each of them.
 _PATCHES = 0.1
 _PROBE_SCRATCH = 1e8  # bytes of intermediate results when comparing
 _DIFFERENT = 0.05  # of a gradient, between a batch and a point alone
