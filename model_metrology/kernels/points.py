@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from numpy.typing import ArrayLike
@@ -50,11 +51,15 @@ class Points:
 
     def probe(self, place: torch.device) -> Tensor:
         """Two or three points, different ones if there are."""
+        return self._lay_out(self.values[self._different].to(place))
+
+    @cached_property
+    def _different(self) -> list[int]:
+        """Which points :meth:`probe` gives; all are compared with the first."""
         values = self.values
         different = (values != values[0]).reshape(len(values), -1).any(dim=1).nonzero().flatten()
         # If all are equal, the same one twice: a batch of one may be computed in other ways.
-        chosen = sorted({0, *different[[0, -1]].tolist()}) if len(different) else [0, 0]
-        return self._lay_out(values[chosen].to(place))
+        return sorted({0, *different[[0, -1]].tolist()}) if len(different) else [0, 0]
 
     def _lay_out(self, some: Tensor) -> Tensor:
         return channels_last(some) if self.channels_last else some
@@ -86,12 +91,12 @@ def with_channels_last(points: Points, model: nn.Module, place: torch.device) ->
     images = points.values.ndim == 4 and points.values.dtype == torch.float32
     if place.type != "cpu" or not (convolves and images):
         return points
-    laid = replace(points, channels_last=True)
+    probe = points.probe(place)
     with torch.no_grad():
-        expected = model(points.probe(place))
+        expected = model(probe)
     try:
         with torch.enable_grad():
-            outputs = model(laid.probe(place))
+            outputs = model(channels_last(probe))
             parameters = [p for p in model.parameters() if p.requires_grad]
             if outputs.requires_grad:
                 torch.autograd.grad(outputs.sum(), parameters, allow_unused=True)
@@ -100,7 +105,8 @@ def with_channels_last(points: Points, model: nn.Module, place: torch.device) ->
         return points
     # Only roundings may differ; outputs that are not finite are named when they are met.
     precise = torch.finfo(outputs.dtype).eps ** 0.5
-    return laid if (outputs.detach() - expected).norm() <= precise * expected.norm() else points
+    same = bool((outputs.detach() - expected).norm() <= precise * expected.norm())
+    return replace(points, channels_last=True) if same else points
 
 
 @contextmanager

@@ -272,7 +272,13 @@ def test_odd_names_reach_figures_and_pages_unharmed(workflow):
     odd = "<script>alert('$x_1^2$')<"
     base = study["populations"]["base"]
     study["populations"] = {odd: base}
-    study["variability"] = None  # its names are odd in test_security.py, as are those of reports
+    study["variability"] = {
+        "reference": {"population": odd, "size": 6},
+        "level": 0.15,
+        "bootstraps": 20,
+        "simulations": 20,
+        "comparisons": {"one": {"title": "<b>Is it & safe?</b>", "populations": [odd]}},
+    }
     two_layers = study["spectra"]
     study["spectra"] = {
         "populations": {odd: two_layers["populations"]["GD"]},
@@ -295,12 +301,14 @@ def test_odd_names_reach_figures_and_pages_unharmed(workflow):
     texts["signature"] = {"sources": [odd, "b"]}
     workflow.study(study)
     figures = {
+        "variability": ("ecdf", "comparison_one"),
         "spectra": ("phases", "images"),
         "surrogates": ("faithfulness", "attribution_classes"),
         "embeddings": ("separability", "principal"),
     }
     drawn = [f"figures/{stage}/{name}.png" for stage, names in figures.items() for name in names]
     pages = [f"{stage}/summary.html" for stage in figures]
+    # The report itself is looked at in test_security.py.
     workflow.run(*(f"results/odd/{name}" for name in drawn + pages))
     for name in pages:
         page = (workflow.folder / "results" / "odd" / name).read_text()
