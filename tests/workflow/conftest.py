@@ -66,7 +66,7 @@ class Workflow:
     def run(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
         started = self.start(*arguments, **options)
         try:
-            output, _ = started.communicate(timeout=600)
+            output, _ = started.communicate(timeout=1200)
         except BaseException:
             os.killpg(started.pid, signal.SIGKILL)
             raise
