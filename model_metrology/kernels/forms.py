@@ -254,10 +254,14 @@ class Outer(Group):
         self, uses: Sequence[Use], read: Sequence[Tensor], gradients: Sequence[Tensor], out: Tensor
     ) -> None:
         """Write gradients by convolutions: where outputs are few, patches take longer to make."""
-        weight = out[..., :-1].zero_() if self.bias else out.zero_()
-        for use, u, g in zip(uses, read, gradients, strict=True):
+        weight = out[..., :-1] if self.bias else out
+        for i, (use, u, g) in enumerate(zip(uses, read, gradients, strict=True)):
             by_image = weight_gradients(use, u.flatten(0, 1), g.flatten(0, 1))
-            weight.add_(by_image.unflatten(0, g.shape[:2]).sum(dim=1), alpha=use.factor)
+            by_point = by_image.unflatten(0, g.shape[:2]).sum(dim=1) if g.shape[1] > 1 else by_image
+            if i == 0:
+                torch.mul(by_point, use.factor, out=weight)
+            else:
+                weight.add_(by_point, alpha=use.factor)
             if self.bias:
                 out[..., -1] = g.flatten(3).sum(dim=(1, 3))
 
