@@ -231,7 +231,7 @@ def fit_surrogate(
     Newton's equations are solved by conjugate gradients, whose cost is a product with the kernel
     and one with its transpose per step, in one pass over its tiles. Products for the loss and its
     gradient are in float64; those within conjugate gradients in the kernel's own precision, where
-    an error costs time, not accuracy. The features' second moment KᵀK/N has eigenvalues from about
+    an error costs time, not accuracy, and in float64 once that gets no further. The features' second moment KᵀK/N has eigenvalues from about
     N down to 0, so its leading directions (found by randomised subspace iteration [2]_) are solved
     exactly in each Newton step, for the weights at hand, and only the rest is left to iteration.
     Memory beyond the kernel: a few arrays of at most (N, 200), a few of (N, C'), and 64 MiB or so
@@ -435,21 +435,26 @@ def _newton(
         basis = design.basis(_basis_size(design.points, theta.shape[1]))
     image = np.column_stack((design.image(basis, exact=False), np.ones(design.points)))
     first, loss, best = math.nan, math.inf, math.inf
+    exact = False
     for step in range(limit + 1):
         values, gradient, new_loss = _evaluate(design, labels, theta, l2)
         norm = float(np.linalg.norm(gradient))
         # Strong convexity: V is within norm / l2 of the minimum's. Rounding ends below 1e-10.
         goal = min(tolerance, max(_PRECISION * l2 * float(np.linalg.norm(theta[:-1])), 1e-10))
         stalled = norm >= best and new_loss >= loss
-        if norm <= goal or step == limit or stalled:
+        if norm <= goal or step == limit or (stalled and exact):
             break
+        # Single precision does not see how little nearly flat directions bend.
+        exact = exact or stalled
         first = norm if step == 0 else first
         loss, best = new_loss, min(norm, best)
-        # Solved no better than the step deserves, nor than products in float32 allow.
+        # Solved no better than the step deserves, nor than products in float32 mostly allow.
         target = max(min(0.1, math.sqrt(norm / first)), 1e-3, 0.3 * goal / norm) * norm
         weights = _class_probabilities(values)
         precondition = _preconditioner(basis, image, weights, l2)
-        direction, change = _solve(design, weights, gradient, l2, precondition, target)
+        direction, change = _solve(
+            design, weights, gradient, l2, precondition, target, exact=exact
+        )
         length = _step_length(values, change, labels, theta[:-1], direction[:-1], l2)
         theta = theta + length * direction
     plain = math.hypot(
@@ -483,6 +488,8 @@ def _solve(
     l2: float,
     precondition: _Precondition,
     target: float,
+    *,
+    exact: bool,
 ) -> tuple[Array, Array]:
     """Newton's direction d, H d ≈ −g, by conjugate gradients; and its effect on the logits."""
     direction = np.zeros_like(gradient)
@@ -498,7 +505,7 @@ def _solve(
             return _curved(probabilities[span], effect[span])  # noqa: B023
 
         image = np.empty_like(gradient)
-        image[:-1] = design.sandwich(search[:-1], between, exact=False) / design.points
+        image[:-1] = design.sandwich(search[:-1], between, exact=exact) / design.points
         image[:-1] += l2 * search[:-1]
         image[-1] = _curved(probabilities, effect).mean(axis=0)
         curvature = float(np.vdot(search, image))
