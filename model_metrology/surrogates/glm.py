@@ -231,7 +231,8 @@ def fit_surrogate(
     Newton's equations are solved by conjugate gradients, whose cost is a product with the kernel
     and one with its transpose per step, in one pass over its tiles. Products for the loss and its
     gradient are in float64; those within conjugate gradients in the kernel's own precision, where
-    an error costs time, not accuracy, and in float64 once that gets no further. The features' second moment KᵀK/N has eigenvalues from about
+    an error costs time, not accuracy, and in float64 once that gets no further.
+    The features' second moment KᵀK/N has eigenvalues from about
     N down to 0, so its leading directions (found by randomised subspace iteration [2]_) are solved
     exactly in each Newton step, for the weights at hand, and only the rest is left to iteration.
     Memory beyond the kernel: a few arrays of at most (N, 200), a few of (N, C'), and 64 MiB or so
@@ -452,9 +453,7 @@ def _newton(
         target = max(min(0.1, math.sqrt(norm / first)), 1e-3, 0.3 * goal / norm) * norm
         weights = _class_probabilities(values)
         precondition = _preconditioner(basis, image, weights, l2)
-        direction, change = _solve(
-            design, weights, gradient, l2, precondition, target, exact=exact
-        )
+        direction, change = _solve(design, weights, gradient, l2, precondition, target, exact=exact)
         length = _step_length(values, change, labels, theta[:-1], direction[:-1], l2)
         theta = theta + length * direction
     plain = math.hypot(
