@@ -231,10 +231,10 @@ def fit_surrogate(
     Newton's equations are solved by conjugate gradients, whose cost is a product with the kernel
     and one with its transpose per step, in one pass over its tiles. Products for the loss and its
     gradient are in float64; those within conjugate gradients in the kernel's own precision, where
-    an error costs time, not accuracy, and in float64 once that gets no further.
-    The features' second moment KᵀK/N has eigenvalues from about
-    N down to 0, so its leading directions (found by randomised subspace iteration [2]_) are solved
-    exactly in each Newton step, for the weights at hand, and only the rest is left to iteration.
+    an error costs time, not accuracy, and in float64 once that gets no further. The features'
+    second moment KᵀK/N has eigenvalues from about N down to 0, so its leading directions (found by
+    randomised subspace iteration [2]_) are solved exactly in each Newton step, for the weights at
+    hand, and only the rest is left to iteration.
     Memory beyond the kernel: a few arrays of at most (N, 200), a few of (N, C'), and 64 MiB or so
     for tiles.
 
@@ -436,7 +436,7 @@ def _newton(
         basis = design.basis(_basis_size(design.points, theta.shape[1]))
     image = np.column_stack((design.image(basis, exact=False), np.ones(design.points)))
     first, loss, best = math.nan, math.inf, math.inf
-    exact = False
+    exact = design.precision(exact=False) is np.float64
     for step in range(limit + 1):
         values, gradient, new_loss = _evaluate(design, labels, theta, l2)
         norm = float(np.linalg.norm(gradient))
