@@ -61,13 +61,15 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @cache
-def code_digest(*modules: str) -> str:
+def code_digest(*modules: str, without: str = "") -> str:
     """Digest of modules of this package and of all of its modules that they import.
 
     Parameters
     ----------
     *modules : str
         Dotted names, e.g. ``"model_metrology.training"``.
+    without : str
+        A module that is imported but decides no result: neither it nor its imports count.
 
     Returns
     -------
@@ -85,7 +87,8 @@ def code_digest(*modules: str) -> str:
         if _file_of(module) is None:
             raise ValueError(f"{module}: no such module in {_NAME}")
     while pending:
-        path = _file_of(pending.pop())
+        module = pending.pop()
+        path = _file_of(module) if module != without else None
         if path is not None and str(path) not in found:
             found[str(path)] = path
             pending.extend(_imports(path))

@@ -40,6 +40,7 @@ from model_metrology.embeddings.recipes import (
     TranslationContrast,
 )
 from model_metrology.kernels.names import KERNELS, KernelName
+from model_metrology.model_folders import local_folder
 from model_metrology.recipes import (
     BUILT_IN,
     PRETRAINED,
@@ -210,7 +211,7 @@ class Spectra(Options):
     """Spectra: what did the optimiser do?"""
 
     level: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Level of the edge test: how often a bulk without spikes is called one with."""
+    """Level of the edge test: how often a spectrum without spikes is said to have one."""
     populations: dict[Name, WidthPopulation] = {}
     """Two-layer networks of linear width, by name."""
     sweeps: dict[Name, Sweep] = {}
@@ -265,9 +266,13 @@ class Surrogates(Options):
     keep_kernels: bool = True
     """Keep the kernels' files; false: delete each once it has been used."""
     l2: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    """Penalty of the surrogate; auto: chosen on held-out training points."""
+    """Penalty of the kernel GLM (`glm`); auto: the power of ten that is best on held-out training
+    points. The other solvers have penalties of their own."""
     solvers: list[Literal["sgd", "svm"]] = []
-    """Other surrogates, for comparison, on the kernel `attribution_kernel`."""
+    """Other surrogates, for comparison: of stochastic gradient descent, as the published ones, and
+    support vectors."""
+    sgd_l2: dict[Name, Annotated[float, Field(gt=0)]] = {}
+    """Penalty of the solver `sgd` by network; 1e-4, as in the paper, where it is not named."""
     attribution_kernel: KernelName = "trNTK"
     """Kernel whose attributions are shown, and compared between runs."""
     compared: int = Field(4, ge=1)
@@ -669,20 +674,43 @@ def _check_surrogates(study: Study) -> None:
         except ValueError as error:
             raise ValueError(f"{key}.instruments.{name}.{error}") from None
     for name, language in options.language.items():
-        if language.train is None and options.train is None:
-            # How many there are is in files that are not read yet, but decides the jobs.
-            raise ValueError(
-                f"{key}.language.{name}.train: say how many sentences to train on, or how many "
-                "points to use at most, in surrogates.train"
-            )
+        _check_language(options, f"{key}.language.{name}", language)
     datasets = [study.populations[name].dataset for name in options.populations]
     for dataset in [*datasets, *(one.dataset for one in options.instruments.values())]:
         _check_points(study, options, dataset)
+    for name in options.sgd_l2:
+        _known("network", f"{key}.sgd_l2", name, dict.fromkeys(options.named()))
     if options.attribution_kernel not in options.kernels:
         raise ValueError(
             f"{key}.attribution_kernel: {options.attribution_kernel} is not among the kernels; add "
             f"it, or choose from {', '.join(options.kernels)}"
         )
+
+
+def _check_language(options: Surrogates, key: str, language: LanguageInstrument) -> None:
+    if language.train is None and options.train is None:
+        # How many there are is in files that are not read yet, but decides the jobs.
+        raise ValueError(
+            f"{key}.train: say how many sentences to train on, or how many points to use at most, "
+            "in surrogates.train"
+        )
+    seen_from = "as seen from the folder that the workflow is run in"
+    for file_key in ("texts", "test_texts"):
+        path = getattr(language, file_key)
+        if path is not None and not Path(path).is_file():
+            raise ValueError(
+                f"{key}.{file_key}: there is no file {path}; give its path {seen_from}"
+            )
+    try:
+        folder = local_folder(language.model)
+    except FileNotFoundError as error:
+        raise ValueError(f"{key}.{error} {seen_from}") from None
+    for needed in ("config.json", "*.safetensors"):
+        if folder is not None and not any(folder.glob(needed)):
+            raise ValueError(
+                f"{key}.model: the folder {folder} has no {needed}; give one with config.json, "
+                "model.safetensors and the tokenizer's files"
+            )
 
 
 def _check_points(study: Study, options: Surrogates, dataset: str) -> None:

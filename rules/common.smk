@@ -5,7 +5,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -28,6 +28,7 @@ from model_metrology.embeddings.names import (
     SIGNATURE_TABLES,
 )
 from model_metrology.embeddings.names import TABLES as EMBEDDING_TABLES
+from model_metrology.model_folders import local_folder
 from model_metrology.recipes import block_runs
 from model_metrology.study import (
     StudyError,
@@ -35,6 +36,7 @@ from model_metrology.study import (
     load_study,
     name_of_folder,
 )
+from model_metrology.surrogates.builders import find_builder
 from model_metrology.surrogates.names import TABLES as SURROGATE_TABLES
 from model_metrology.surrogates.names import column_bounds
 
@@ -252,10 +254,27 @@ def subject_kind(name):
     return "language" if name in study.surrogates.language else "population"
 
 
+def language_of(wildcards):
+    return study.surrogates.language[name_of_folder(wildcards.subject)]
+
+
 def language_options(wildcards):
     # What a run depends on, and no more.
-    options = study.surrogates.language[name_of_folder(wildcards.subject)]
-    return options.model_dump(mode="json", exclude={"size"})
+    return language_of(wildcards).model_dump(mode="json", exclude={"size"})
+
+
+def model_files(wildcards, *patterns):
+    """Files of a language model's folder; none where it comes from a package or the hub."""
+    folder = local_folder(language_of(wildcards).model)
+    found = (folder.glob(pattern) for pattern in patterns) if folder else ()
+    return sorted(map(str, chain.from_iterable(found)))
+
+
+def token_inputs(wildcards):
+    """Files of sentences and of the tokenizer, where they are not in a package or on the hub."""
+    language = language_of(wildcards)
+    texts = [path for path in (language.texts, language.test_texts) if path is not None]
+    return texts + model_files(wildcards, "*.json", "*.model", "*.txt")
 
 
 def poison_of(name):
@@ -293,6 +312,7 @@ def subject_inputs(wildcards):
         return {
             "dataset": data_file(instrument.dataset),
             "checkpoint": instrument.checkpoint,
+            "builder": os.path.relpath(find_builder(instrument.builder).file),
         }
     return {
         "dataset": data_file(study.populations[name].dataset),
@@ -370,6 +390,19 @@ def kept_kernels(path):
     return path if study.surrogates.keep_kernels else temp(path)
 
 
+def attributions_mb():
+    """Megabytes of the attributions that are compared, in single precision."""
+    sizes = study.surrogates.subjects(study.populations)
+    return sum(
+        len(range(size)[: study.surrogates.compared])
+        * subject_points(name)
+        * (subject_points(name, "test") or subject_points(name))
+        * 4
+        / 1e6
+        for name, size in sizes.items()
+    )
+
+
 def subject_results(ending, most=None):
     """Files of all networks' runs, or of the first so many of each."""
     sizes = study.surrogates.subjects(study.populations)
@@ -396,22 +429,36 @@ def attribution_examples(wildcards):
     return study.surrogates.examples if compared else 0
 
 
+def measure_options(wildcards):
+    """How a network's surrogates are fitted and measured."""
+    # `include` at the start of a line would be Snakemake's.
+    measured = {"solvers", "l2", "bootstraps", "level"}
+    options = study.surrogates.model_dump(include=measured)
+    penalty = study.surrogates.sgd_l2.get(name_of_folder(wildcards.subject), "auto")
+    return options | {"sgd_l2": penalty}
+
+
 def compared_keys():
-    """Of the runs that are compared: population, run, dataset, architecture."""
+    """Of the runs that are compared: population, run, dataset, architecture, recipe."""
     keys = []
     for name, size in study.surrogates.subjects(study.populations).items():
         kind = subject_kind(name)
         if kind == "population":
             architecture = study.populations[name].architecture.model_dump_json()
+            recipe = study.populations[name].recipe.model_dump_json()
         elif kind == "instrument":
             instrument = study.surrogates.instruments[name]
             architecture = f"{instrument.builder} {instrument.arguments}"
+            recipe = instrument.checkpoint
         else:
-            architecture = study.surrogates.language[name].model
+            language = study.surrogates.language[name]
+            architecture = language.model
+            recipe = language.model_dump_json(exclude={"size", "varies"})
         key = {
             "population": name,
             "dataset": subject_dataset(name),
             "architecture": architecture,
+            "recipe": recipe,
         }
         compared = range(size)[: study.surrogates.compared]
         keys += [key | {"run": run} for run in compared]

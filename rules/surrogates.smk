@@ -4,7 +4,12 @@ if study.surrogates:
     surrogates = study.surrogates
     subjects = surrogates.subjects(study.populations)
     SUBJECT = "<results>/surrogates/{subject}/{run}"
-    KERNEL_CODE = code_digest("model_metrology.surrogates.columns")
+    # How other stages' files are laid out decides no kernel.
+    KERNEL_CODE = code_digest(
+        "model_metrology.surrogates.columns",
+        "model_metrology.surrogates.loading",
+        without="model_metrology.files",
+    )
     MEASURE_CODE = code_digest(
         "model_metrology.surrogates.tables", "model_metrology.files"
     )
@@ -13,6 +18,8 @@ if study.surrogates:
 
         rule tokens:
             # Sentences as token ids.
+            input:
+                token_inputs,
             output:
                 "<results>/surrogates/{subject}/tokens.h5",
             log:
@@ -27,6 +34,9 @@ if study.surrogates:
                 runtime=growing(60),
             params:
                 options=language_options,
+                # Only checked. What takes `output` is not compared with what it was: other points
+                # of the kernels make no other sentences, and train no network again.
+                needed=lambda w, output: subject_points(name_of_folder(w.subject)),
                 seed=study.seed,
                 code=code_digest("model_metrology.models.language"),
             script:
@@ -34,7 +44,8 @@ if study.surrogates:
 
         rule fine_tune:
             input:
-                "<results>/surrogates/{subject}/tokens.h5",
+                tokens="<results>/surrogates/{subject}/tokens.h5",
+                model=lambda w: model_files(w, "config.json", "*.safetensors*"),
             output:
                 runs=f"{SUBJECT}/runs.h5",
                 config=f"{SUBJECT}/config.json",
@@ -144,9 +155,7 @@ if study.surrogates:
             key=subject_key,
             kernels=surrogates.kernels,
             attribution_kernel=surrogates.attribution_kernel,
-            options=surrogates.model_dump(
-                include={"solvers", "l2", "bootstraps", "level"}
-            ),
+            options=measure_options,
             examples=attribution_examples,
             poison=lambda w: subject_spec(w)["poison"],
             seed=study.seed,
@@ -179,7 +188,7 @@ if study.surrogates:
             "../envs/measure.yaml"
         threads: 1
         resources:
-            mem_mb=growing(8000),
+            mem_mb=growing(4000 + attributions_mb()),
             runtime=growing(120),
         params:
             compared=compared_keys(),
@@ -198,7 +207,10 @@ if study.surrogates:
         },
         "scatter": {
             "label": "2 · scores of network and surrogate",
-            "inputs": {"scores": table("scores")},
+            "inputs": {
+                "scores": table("scores"),
+                "faithfulness": table("faithfulness"),
+            },
             "options": kernel,
         },
         "published": {

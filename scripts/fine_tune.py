@@ -18,7 +18,7 @@ options = LanguageInstrument(**params.options)
 device = take_device(params.device)
 module, run = fine_tune_run(
     options,
-    TokenPoints.from_arrays(files.read_tokens(snakemake.input[0])),
+    TokenPoints.from_arrays(files.read_tokens(snakemake.input.tokens)),
     Streams(params.seed, params.name, int(snakemake.wildcards.run), options.varies),
     device=device,
 )

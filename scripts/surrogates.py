@@ -15,17 +15,16 @@ for kernel in params.kernels:
     raw, normalize = KERNELS[kernel]
     columns = (files.read_kernel_columns(path, raw) for path in inputs.columns)
     train, test = whole_kernel(columns, normalize=normalize)
-    options = params.options | {"examples": params.examples}
-    if kernel != params.attribution_kernel:
-        options |= {"solvers": [], "examples": 0}
+    examples = params.examples if kernel == params.attribution_kernel else 0
     measured[kernel] = measure_surrogates(
         train,
         test,
         outputs,
         params.key | {"kernel": kernel},
+        examples=examples,
         poison=params.poison,
         seed=params.seed,
-        **options,
+        **params.options,
     )
 for name in TABLES:
     parts = [found.tables[name] for found in measured.values()]

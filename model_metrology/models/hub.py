@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from model_metrology.data.packages import package_folder
+from model_metrology.model_folders import local_folder
 
 __all__ = [
     "check_downloaded",
@@ -114,11 +114,8 @@ def _folder(name: str, revision: str | None, root: str | os.PathLike[str]) -> Pa
     if name.startswith("package:"):
         package, _, inside = name.removeprefix("package:").partition("/")
         return package_folder("model", package, inside)
-    folder = Path(root, name).expanduser()
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise FileNotFoundError(f"model: there is no folder {folder}; give its path")
+    if local := local_folder(name, root):
+        return local
     remedy = "a local folder with config.json, model.safetensors and the tokenizer's files, or "
     remedy += "package:NAME/FOLDER"
     online = is_reachable(name, ["config.json"], revision=revision, remedy=remedy)

@@ -128,7 +128,11 @@ class TokenPoints:
 
 
 def load_texts(
-    options: LanguageInstrument, *, root: str | os.PathLike[str] = ".", seed: int = 0
+    options: LanguageInstrument,
+    *,
+    root: str | os.PathLike[str] = ".",
+    seed: int = 0,
+    needed: int = 0,
 ) -> Texts:
     """Read labelled sentences and divide them into training and test sentences.
 
@@ -143,6 +147,8 @@ def load_texts(
         Folder that relative paths start from.
     seed : int
         Seed of the subsets.
+    needed : int
+        Training sentences that kernels will be taken of: fewer are refused.
 
     Raises
     ------
@@ -169,6 +175,12 @@ def load_texts(
         test = _of_classes(held_out, classes)
         test = test.iloc[_draw("test", test, options.test, len(classes), generators[1])]
     train = table.iloc[_draw("train", table, options.train, len(classes), generators[0])]
+    if len(train) < needed:
+        raise ValueError(
+            f"train: kernels of {needed} training sentences are asked for, there are {len(train)} "
+            f"beside {len(test)} test sentences; give more, or set train or surrogates.train to at "
+            f"most {len(train)}"
+        )
     shared = set(train["text"]) & set(test["text"])
     if shared:
         logger.warning(

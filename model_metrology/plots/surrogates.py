@@ -1,13 +1,12 @@
 """Figures of the surrogates instrument, from the tables of `model_metrology.surrogates`.
 
 Nothing is measured here: what is drawn stands in a table, save for means over runs with their
-intervals, quantiles, empirical distribution functions, medians over a pair's points, and the rank
-correlation that a panel of scores carries in its title.
+intervals, quantiles, empirical distribution functions, and medians over a pair's points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ _OTHER_METRICS = {
     "network_accuracy": ("network's accuracy (%)", 100.0),
     "surrogate_accuracy": ("surrogate's accuracy (%)", 100.0),
 }
-_RELATIONS = ("same population", "other recipe", "other architecture")
+_RELATIONS = ("same population", "same recipe", "other recipe", "other architecture")
 _ROLES = {"right": "right predictions", "wrong": "wrong predictions"}
 _SIGNS = {"supporting": style.colour(0), "opposing": style.colour(1)}
 _LEVEL = 0.95
@@ -273,6 +272,9 @@ def published_figure(summary: pd.DataFrame) -> Figure:
     given = given[given["metric"].isin(list(metrics))]
     if given.empty:
         return style.in_words("Nothing of what was measured here has a published value.")
+    # The published surrogates are of this solver; without it the networks' accuracy is left.
+    solver = "sgd" if (given["surrogate"] == "sgd").any() else given["surrogate"].iloc[0]
+    given = given[given["surrogate"] == solver]
     given = given.assign(place=_rows(given))
     lines = given.drop_duplicates("place").sort_values("place")
     shown = style.ordered(given["metric"], tuple(metrics))
@@ -292,16 +294,14 @@ def published_figure(summary: pd.DataFrame) -> Figure:
         for place in range(1, len(lines)):
             if lines["population"].iloc[place] != lines["population"].iloc[place - 1]:
                 axes.axhline(place - 0.5, color="#dddddd", linewidth=0.8, zorder=0)
-    several = given["surrogate"].nunique() > 1
     labels = [
         f"{style.plain(style.short(row['population'], 24))}, {_kernel(row['kernel'])}"
-        + (f", {style.plain(row['surrogate'])}" if several else "")
         for row in lines.to_dict("records")
     ]
     grid[0][0].set_yticks(range(len(lines)), labels)
     grid[0][0].set_ylim(len(lines) - 0.4, -0.6)
     handles = [
-        style.handle(0, "here, ± standard error"),
+        style.handle(0, f"here ({style.plain(solver)}), ± standard error"),
         Line2D([], [], label="published, ± standard error", **_OPEN),
         Line2D(
             [], [], color=style.colour(1), linewidth=2.2, label="over two standard errors apart"
@@ -318,13 +318,9 @@ _OPEN: dict[str, Any] = {
 
 
 def _rows(given: pd.DataFrame) -> list[int]:
-    """The line of each row: by population as they come, then kernel, then surrogate."""
-    keys = list(zip(*(given[name] for name in ("population", "kernel", "surrogate")), strict=True))
-    orders = (
-        style.order(given["population"]),
-        style.ordered(given["kernel"], _KERNELS),
-        style.ordered(given["surrogate"], tuple(_SURROGATES)),
-    )
+    """The line of each row: by population as they come, then kernel."""
+    keys = list(zip(given["population"], given["kernel"], strict=True))
+    orders = style.order(given["population"]), style.ordered(given["kernel"], _KERNELS)
     ranks = {
         key: tuple(names.index(str(part)) for names, part in zip(orders, key, strict=True))
         for key in keys
@@ -371,7 +367,12 @@ _LOGIT_TICKS = (1e-4, 0.01, 0.5, 0.99, 1 - 1e-4)
 
 @style.styled
 def scatter_figure(
-    scores: pd.DataFrame, *, kernel: str = "trNTK", logit: bool = False, colour: str = "class"
+    scores: pd.DataFrame,
+    faithfulness: pd.DataFrame,
+    *,
+    kernel: str = "trNTK",
+    logit: bool = False,
+    colour: str = "class",
 ) -> Figure:
     """The network's score of each test point against the surrogate's, one run a population.
 
@@ -380,6 +381,9 @@ def scatter_figure(
     scores : DataFrame
         Columns population, run, kernel, point, label, network, surrogate; scores are probabilities
         of class 1 of two, or of the correct class of more.
+    faithfulness : DataFrame
+        Of all runs: a panel's τ is the table's, which is of log-odds, without ties where
+        probabilities round to 0 or 1.
     kernel : str
         The kernel.
     logit : bool
@@ -398,6 +402,11 @@ def scatter_figure(
     if known.empty:
         return style.in_words(f"There are no scores of surrogates on {_kernel(kernel)}.")
     names = style.order(known["population"])
+    measured = faithfulness[
+        (faithfulness["kernel"] == kernel)
+        & (faithfulness["surrogate"] == "glm")
+        & (faithfulness["metric"] == "kendall_tau")
+    ].set_index(["population", "run"])["value"]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     height = 1.0 + (4.6 if columns == 1 else 9.4 / columns) * rows
@@ -416,8 +425,8 @@ def scatter_figure(
                 x, y, style.marker(i), color=style.colour(i), markersize=3.2, alpha=0.5,
                 markeredgewidth=0, clip_on=False, rasterized=True, label=words,
             )  # fmt: skip
-        tau = scipy.stats.kendalltau(part["network"], part["surrogate"]).statistic
         run = int(part["run"].iloc[0])
+        tau = measured.get((name, run), np.nan)
         words = f"τ = {tau:.3f}" if np.isfinite(tau) else "τ undefined"
         axes.set_title(f"{style.plain(style.short(name, 24))}, run {run}\n{words}", fontsize=10)
         _score_axes(axes, logit)
@@ -763,6 +772,12 @@ def _place_image(
 # -- agreement of two models ---------------------------------------------------------------------
 
 
+_AMONG = {
+    "correlation": "among all training points",
+    "within_labels": "among training points of one label",
+}
+
+
 @style.styled
 def agreement_figure(agreement: pd.DataFrame, *, kernel: str | None = None) -> Figure:
     """Do two models attribute alike? By how they are related, and beside their predictions.
@@ -781,44 +796,54 @@ def agreement_figure(agreement: pd.DataFrame, *, kernel: str | None = None) -> F
         )
     known = known.assign(same=known["same_prediction"].astype(bool))
     relations = style.ordered(known["relation"], _RELATIONS)
-    figure, (left, right) = style.subplots(1, 2, height=5.2)
+    figure, grid = style.subplots(2, 2, height=8.6, sharex="col")
+    for (left, right), (measure, words) in zip(grid, _AMONG.items(), strict=True):
+        _agreements(left, known.dropna(subset=[measure]), measure, relations)
+        _agreement_of_pairs(right, known, measure, relations)
+        left.set(ylabel="share of test points", ylim=(0.0, 1.01), title=f"by test point, {words}")
+        right.set(ylabel="median rank correlation", title=f"by pair, {words}")
+    left, right = grid[-1]
+    left.set_xlabel("rank correlation of a test point's attributions")
+    right.set_xlabel("test points with the same prediction (%)")
+    for axes in (left, right):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    figure.suptitle(f"kernel {_kernel(kernel)}", fontsize=11)
+    return figure
+
+
+def _agreements(axes: Axes, known: pd.DataFrame, measure: str, relations: Sequence[str]) -> None:
+    """Distribution of a rank correlation over test points, by relation and by prediction."""
     for i, relation in enumerate(relations):
         for same, dashes in ((True, "-"), (False, "--")):
             part = known[(known["relation"] == relation) & (known["same"] == same)]
             if len(part):
                 words = "same" if same else "different"
                 _distribution(
-                    left, part["correlation"].to_numpy(dtype=float), color=style.colour(i),
+                    axes, part[measure].to_numpy(dtype=float), color=style.colour(i),
                     linestyle=dashes, linewidth=1.6,
                     label=f"{style.plain(relation)}, {words} prediction (n = {len(part)})",
                 )  # fmt: skip
-    left.set(
-        xlabel="rank correlation of a test point's attributions", ylabel="share of test points",
-        ylim=(0.0, 1.01), title="by test point",
-    )  # fmt: skip
-    pairs = _pairs(known)
+
+
+def _agreement_of_pairs(
+    axes: Axes, known: pd.DataFrame, measure: str, relations: Sequence[str]
+) -> None:
+    """Median rank correlation of each pair of runs against how often they predict the same."""
+    pairs = _pairs(known, measure)
     for i, relation in enumerate(relations):
         part = pairs[pairs["relation"] == relation]
-        right.plot(
-            100 * part["same"], part["correlation"], style.marker(i), color=style.colour(i),
+        axes.plot(
+            100 * part["same"], part[measure], style.marker(i), color=style.colour(i),
             markersize=6, alpha=0.7, markeredgewidth=0,
             label=f"{style.plain(relation)} ({len(part)} pair{'' if len(part) == 1 else 's'})",
         )  # fmt: skip
-    right.set(
-        xlabel="test points with the same prediction (%)",
-        ylabel="median rank correlation of attributions", title="by pair of models",
-    )  # fmt: skip
-    for axes, columns in ((left, 1), (right, 1)):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
-    figure.suptitle(f"kernel {_kernel(kernel)}", fontsize=11)
-    return figure
 
 
-def _pairs(known: pd.DataFrame) -> pd.DataFrame:
+def _pairs(known: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Median correlation and share of same predictions of each pair of runs."""
     keys = ["relation", "population_a", "run_a", "population_b", "run_b"]
     groups = known.groupby(keys, sort=False)
-    return groups.agg(correlation=("correlation", "median"), same=("same", "mean")).reset_index()
+    return groups.agg(**{measure: (measure, "median"), "same": ("same", "mean")}).reset_index()
 
 
 def _distribution(axes: Axes, values: Array, **look: Any) -> None:
@@ -831,15 +856,18 @@ def _distribution(axes: Axes, values: Array, **look: Any) -> None:
 
 # -- poison --------------------------------------------------------------------------------------
 
-_FOUND: Mapping[str, tuple[str, Callable[[float], float]]] = {
-    "precision": ("precision at k", lambda chance: chance),
-    # Of 2k points drawn blindly twice the share of the poisoned ones is found.
-    "recall": ("recall at 2k", lambda chance: min(2.0 * chance, 1.0)),
+_FOUND = {"precision": "precision at k", "recall": "recall at 2k"}
+# What is found without a kernel: column of the table for each of `_FOUND`, and look of the line.
+_BASELINES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "by the predicted label alone": (
+        {"precision": "precision_by_label", "recall": "recall_by_label"},
+        {"linestyle": "--", "linewidth": 1.4},
+    ),
+    "by chance": (
+        {"precision": "chance", "recall": "chance_at_2k"},
+        {"linestyle": ":", "linewidth": 1.6},
+    ),
 }
-_CHANCE: tuple[dict[str, Any], ...] = (
-    {"linestyle": "--", "linewidth": 1.4},
-    {"linestyle": ":", "linewidth": 1.8},
-)
 
 
 @style.styled
@@ -852,6 +880,8 @@ def poison_figure(poison: pd.DataFrame) -> Figure:
         A row a triggered test image and kernel.
     """
     known = poison.dropna(subset=["precision", "recall"], how="all")
+    # Of 2k points drawn blindly twice the share of the poisoned ones is found.
+    known = known.assign(chance_at_2k=(2.0 * known["chance"]).clip(upper=1.0))
     if known.empty:
         return style.in_words("No poisoned training points were looked for.")
     kernels = style.ordered(known["kernel"], _KERNELS)
@@ -885,27 +915,30 @@ def poison_figure(poison: pd.DataFrame) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("fraction")
     grid[0][0].set_ylim(-0.04, 1.04)
-    handles = [style.handle(i, words) for i, (words, _) in enumerate(_FOUND.values())]
+    handles = [style.handle(i, words) for i, words in enumerate(_FOUND.values())]
     handles.append(
         style.handle(0, "network not fooled", color=_OTHERS, markerfacecolor="none", markersize=6)
     )
-    handles.append(Line2D([], [], color=style.REFERENCE, linewidth=2.0, label="mean"))
+    handles.append(
+        Line2D([], [], color=style.REFERENCE, linewidth=2.0, label="mean of those that fool")
+    )
     handles += [
-        Line2D([], [], color=style.colour(i), label=f"{words} by chance", **_CHANCE[i])
-        for i, (words, _) in enumerate(_FOUND.values())
+        Line2D([], [], color=style.colour(i), label=f"{found}, {words}", **look)
+        for words, (_, look) in _BASELINES.items()
+        for i, found in enumerate(_FOUND.values())
     ]
-    style.below(figure, handles, columns=6)
+    style.below(figure, handles, columns=4)
     return figure
 
 
 def _found(axes: Axes, part: pd.DataFrame, kernels: Sequence[str]) -> None:
     """Precision and recall of each triggered image, side by side at each kernel."""
     jitter = np.random.default_rng(0)
-    chance = float(part["chance"].mean())
-    for i, (column, (_, by_chance)) in enumerate(_FOUND.items()):
-        axes.axhline(
-            by_chance(chance), color=style.colour(i), label="_chance", **_CHANCE[i]
-        )  # fmt: skip
+    of_fooled = part[part["fooled"].astype(bool)]
+    for i, column in enumerate(_FOUND):
+        for columns, look in _BASELINES.values():
+            values = (part if of_fooled.empty else of_fooled)[columns[column]]
+            axes.axhline(values.mean(), color=style.colour(i), label=f"_{columns[column]}", **look)
         for tick, kernel in enumerate(kernels):
             rows = part[part["kernel"] == kernel].dropna(subset=[column])
             if rows.empty:
@@ -919,10 +952,12 @@ def _found(axes: Axes, part: pd.DataFrame, kernels: Sequence[str]) -> None:
                     markersize=3.5, alpha=0.55, markeredgewidth=0.8 if fill == "none" else 0,
                     fillstyle=fill, label=f"_{column} {fill}",
                 )  # fmt: skip
-            axes.plot(
-                [x - 0.17, x + 0.17], [rows[column].mean()] * 2, color=style.REFERENCE,
-                linewidth=2.0, label="_mean",
-            )  # fmt: skip
+            # From an image that does not fool the network there is no poison to be found.
+            if fooled.any():
+                axes.plot(
+                    [x - 0.17, x + 0.17], [rows[column][fooled].mean()] * 2,
+                    color=style.REFERENCE, linewidth=2.0, label="_mean",
+                )  # fmt: skip
     labels = [_kernel(name) for name in kernels]
     many = len(kernels) > 3
     axes.set_xticks(
@@ -940,7 +975,8 @@ def poison_curves_figure(poison_curves: pd.DataFrame) -> Figure:
     Parameters
     ----------
     poison_curves : DataFrame
-        Means and quantiles over triggered images, on a grid of recalls.
+        Means and quantiles over triggered images, on a grid of recalls; drawn are those of images
+        that fool the network.
     """
     known = poison_curves.dropna(subset=["recall", "precision"])
     if known.empty:
@@ -953,9 +989,11 @@ def poison_curves_figure(poison_curves: pd.DataFrame) -> Figure:
         rows, columns, height=height, squeeze=False, sharex=True, sharey=True
     )
     for axes, name in zip(grid.flat, names, strict=False):
+        of_name = known[known["population"] == name]
+        fooling = of_name[of_name["fooled"].astype(bool)].sort_values("recall")
+        _title_curves(axes, name, of_name)
         for i, kernel in enumerate(kernels):
-            part = known[(known["population"] == name) & (known["kernel"] == kernel)]
-            part = part.sort_values("recall")
+            part = fooling[fooling["kernel"] == kernel]
             axes.fill_between(
                 part["recall"], part["lower"], part["upper"], color=style.colour(i), alpha=0.06,
                 linewidth=0,
@@ -970,7 +1008,11 @@ def poison_curves_figure(poison_curves: pd.DataFrame) -> Figure:
                 part["recall"], part["precision"], color=style.colour(i),
                 linestyle=_DASHES[i % len(_DASHES)], linewidth=1.8, label=_kernel(kernel),
             )  # fmt: skip
-        axes.set_title(style.plain(style.short(name, 28)))
+        by_label = fooling.drop_duplicates("recall")
+        axes.plot(
+            by_label["recall"], by_label["by_label"], color=style.REFERENCE, linewidth=1.2,
+            linestyle="--", label="by the predicted label alone",
+        )  # fmt: skip
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("recall")
     for axes in grid.flat[len(names) :]:
@@ -978,8 +1020,19 @@ def poison_curves_figure(poison_curves: pd.DataFrame) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("precision")
     grid[0][0].set(xlim=(0.0, 1.0), ylim=(-0.02, 1.03))
-    style.legend_below(figure, grid[0][0], columns=7)
+    style.legend_below(figure, grid[0][0], columns=8)
     return figure
+
+
+def _title_curves(axes: Axes, name: str, rows: pd.DataFrame) -> None:
+    """A population's name, and how many of its triggered images fool the network."""
+    one = rows[rows["kernel"] == rows["kernel"].iloc[0]].drop_duplicates("fooled")
+    fooling = int(one.loc[one["fooled"].astype(bool), "images"].sum())
+    axes.set_title(
+        f"{style.plain(style.short(name, 28))}\n"
+        f"{fooling} of {int(one['images'].sum())} images fool the network",
+        fontsize=10,
+    )
 
 
 # Curves at the ceiling lie on each other: gaps let the lower ones through.

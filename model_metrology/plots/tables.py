@@ -196,11 +196,10 @@ def surrogates_page(summary: pd.DataFrame, fits: pd.DataFrame) -> str:
     summary, fits
         The tables of the same names (see :mod:`model_metrology.surrogates.tables`).
     """
-    glm = summary[summary["surrogate"] == "glm"]
-    others = summary[summary["surrogate"] != "glm"]
     solved = fits.groupby(["population", "kernel", "surrogate"], sort=False, as_index=False).agg(
         runs=("run", "count"),
         l2=("l2", "median"),
+        at_grid_end=("l2_at_end", "sum"),
         gradient_norm=("gradient_norm", "max"),
         iterations=("iterations", "max"),
         converged=("converged", "sum"),
@@ -209,15 +208,13 @@ def surrogates_page(summary: pd.DataFrame, fits: pd.DataFrame) -> str:
     )
     for column in ("l2", "gradient_norm", "train_accuracy", "seconds"):
         solved[column] = [_number(value, 3, "g") for value in solved[column]]
-    main = glm["kernel"] == ("trNTK" if (glm["kernel"] == "trNTK").any() else glm["kernel"].iloc[0])
+    kernels = summary["kernel"]
+    main = summary[kernels == ("trNTK" if (kernels == "trNTK").any() else kernels.iloc[0])]
     parts = {
-        "Networks": _faithfulness(glm[main], ["population"], list(_MEASURES)),
-        "Kernels": _faithfulness(glm, ["population", "kernel"], ["kendall_tau", "tad", "r_miss"]),
-        "Other surrogates": _faithfulness(
-            others, ["population", "kernel", "surrogate"], ["kendall_tau", "tad", "r_miss"]
-        )
-        if len(others)
-        else "<p>None.</p>",
+        "Networks": _faithfulness(main, ["population", "surrogate"], list(_MEASURES)),
+        "Kernels": _faithfulness(
+            summary, ["population", "kernel", "surrogate"], ["kendall_tau", "tad", "r_miss"]
+        ),
         "Fits": _table(solved, "text"),
     }
     return _page("Faithfulness of surrogates", parts)
@@ -241,7 +238,8 @@ def _faithfulness(summary: pd.DataFrame, keys: list[str], metrics: list[str]) ->
     table.columns = pd.Index([*keys, "runs", *headings])
     return _table(table, "text") + (
         "<p>Mean ± standard error over runs; in brackets what Engel et al. 2024 report for a "
-        "network of this name.</p>"
+        "network of this name, whose surrogates are fitted by stochastic gradient descent "
+        "(sgd).</p>"
     )
 
 

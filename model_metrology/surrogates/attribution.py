@@ -12,7 +12,7 @@ explain themselves, and how well attributions find training points that are know
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy
@@ -132,20 +132,29 @@ def strongest(attributions: ArrayLike, count: int) -> tuple[Indices, Indices]:
     return supporting, opposing
 
 
-def attribution_agreement(a: ArrayLike, b: ArrayLike) -> Array:
+def attribution_agreement(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None = None) -> Array:
     """Do two models explain themselves alike? Rank correlation for each test point.
+
+    Points of the predicted label support a prediction and others oppose it, whatever the model:
+    with two classes of the same size that alone gives a correlation of 3/4. Within `labels` it
+    counts for nothing.
 
     Parameters
     ----------
     a, b
         (n, N) attributions of two models, of the same test points to the same training points,
         N ≥ 2.
+    labels
+        (N,) integers, the training points' labels: correlate among the points of each label, and
+        take the mean over labels, weighted by their points. Labels of one point, or of equal
+        attributions, are left out.
 
     Returns
     -------
     array
         (n,) Spearman's correlation over the training points, in [−1, 1]; tied attributions have
-        their mean rank. NaN where all attributions of a model are equal.
+        their mean rank. NaN where all attributions of a model are equal (with `labels`: those of
+        each label).
 
     Raises
     ------
@@ -161,6 +170,23 @@ def attribution_agreement(a: ArrayLike, b: ArrayLike) -> Array:
     for name, values in (("a", first), ("b", second)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds values that are not finite; leave this run out")
+    if labels is None:
+        return _correlations(first, second)
+    own = np.asarray(labels)
+    if own.shape != first.shape[1:] or own.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be integers of shape ({first.shape[1]},), one a training point, got "
+            f"{own.dtype} of {own.shape}"
+        )
+    groups = [np.flatnonzero(own == label) for label in np.unique(own)]
+    found = np.stack([_correlations(first[:, group], second[:, group]) for group in groups])
+    weights = np.where(np.isnan(found), 0.0, np.array([[len(group)] for group in groups]))
+    total, weight = (np.nan_to_num(found) * weights).sum(axis=0), weights.sum(axis=0)
+    return np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)
+
+
+def _correlations(first: NDArray[Any], second: NDArray[Any]) -> Array:
+    """Spearman's correlation of each row of one with that of the other, some rows at a time."""
     step = max(_BLOCK // first.shape[1], 1)
     blocks = [
         _rank_correlation(first[start : start + step], second[start : start + step])

@@ -87,6 +87,11 @@ class Surrogate:
     selection: dict[float, float] = field(default_factory=dict, repr=False)
     """Mean log-loss on the held-out training points of each `l2` tried; empty unless "auto"."""
 
+    @property
+    def l2_at_end(self) -> bool:
+        """Whether ``"auto"`` chose an end of what it tried: an l2 beyond it might be better."""
+        return bool(self.selection) and self.l2 in (min(self.selection), max(self.selection))
+
     def logits(self, cross_kernel: ArrayLike) -> Array:
         """Logits V k(x, X) + b.
 
@@ -215,7 +220,7 @@ def fit_surrogate(
     Returns
     -------
     Surrogate
-        A warning is logged if it has not converged.
+        A warning is logged if it has not converged, or ``"auto"`` chose an end of the grid.
 
     Raises
     ------
@@ -268,6 +273,12 @@ def fit_surrogate(
             "surrogate (%s, l2 = %.3g) has not converged in %d iterations: the gradient's norm is "
             "%.3g; raise max_iterations, tolerance or l2",
             *(result.method, result.l2, result.iterations, result.gradient_norm),
+        )
+    if result.l2_at_end:
+        logger.warning(
+            "surrogate: l2 = %g is an end of the grid, and one beyond it might be better on the "
+            "held-out points; give l2 to try one",
+            result.l2,
         )
     return result
 

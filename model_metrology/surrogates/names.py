@@ -5,7 +5,8 @@ from __future__ import annotations
 __all__ = ["TABLES", "column_bounds"]
 
 TABLES: tuple[str, ...] = (
-    "faithfulness", "fits", "scores", "attribution", "strongest", "poison", "poison_curves",
+    "faithfulness", "fits", "selection", "scores", "attribution", "strongest", "poison",
+    "poison_curves",
 )  # fmt: skip
 """Tables that are measured of every run."""
 

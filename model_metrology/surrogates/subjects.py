@@ -193,6 +193,12 @@ def _images(
     images = dataset.test_images[chosen.test]
     if poison is None:
         chosen = replace(chosen, triggered=chosen.triggered[:0])
+    elif not dataset.poisoned[chosen.train].any():
+        raise ValueError(
+            f"{dataset.name}: none of the {len(chosen.train)} training points that were chosen is "
+            f"one of the {dataset.poisoned.sum()} poisoned ones, so none could be found; take more "
+            "in surrogates.train (null: all), or poison a larger fraction"
+        )
     else:
         shown = add_trigger(dataset.test_images[chosen.triggered], poison, seed=seed)
         images = np.concatenate([images, shown])

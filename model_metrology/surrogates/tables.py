@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -60,6 +61,7 @@ def measure_surrogates(
     *,
     solvers: Sequence[Solver] = ("glm",),
     l2: float | Literal["auto"] = "auto",
+    sgd_l2: float | Literal["auto"] = "auto",
     bootstraps: int = 200,
     level: float = 0.05,
     examples: int = 0,
@@ -80,8 +82,8 @@ def measure_surrogates(
         Columns that say whose these are: ``population``, ``run``, ``kernel``, ``dataset``.
     solvers : sequence of {"glm", "sgd", "svm"}
         ``glm`` is always fitted.
-    l2 : float or "auto"
-        Penalty of the kGLM.
+    l2, sgd_l2 : float or "auto"
+        Penalties of the kGLM and of ``sgd``; see :func:`fit_surrogate`.
     bootstraps, level : int, float
         Of the intervals.
     examples : int
@@ -96,12 +98,13 @@ def measure_surrogates(
     classes = max(len(outputs.classes), 2)
     fits: dict[str, Surrogate] = {}
     rows, fit_rows = [], []
+    penalties = {"glm": l2, "sgd": sgd_l2}
     for solver in dict.fromkeys(("glm", *solvers)):
         started = time.perf_counter()
         fit = fit_surrogate(
             train_kernel,
             outputs.train_labels,
-            l2=l2 if solver == "glm" else "auto",
+            l2=penalties.get(solver, "auto"),
             classes=classes,
             method=_METHODS[solver],  # type: ignore[arg-type]
             seed=seed,
@@ -121,6 +124,7 @@ def measure_surrogates(
             {
                 "surrogate": solver,
                 "l2": fit.l2,
+                "l2_at_end": fit.l2_at_end,
                 "gradient_norm": fit.gradient_norm,
                 "iterations": fit.iterations,
                 "converged": fit.converged,
@@ -132,6 +136,7 @@ def measure_surrogates(
     tables = {
         "faithfulness": pd.DataFrame(rows),
         "fits": pd.DataFrame(fit_rows),
+        "selection": pd.DataFrame(glm.selection.items(), columns=["l2", "held_out_loss"]),
         "scores": _scores(glm, test_kernel, outputs),
     }
     tables |= _example_tables(glm, test_kernel, outputs, examples)
@@ -176,8 +181,11 @@ def _scores(glm: Surrogate, test_kernel: NDArray[Any], outputs: SubjectOutputs) 
 
 
 _EXAMPLE = ["point", "role", "label", "predicted"]
-_POISON = ["trigger", "fraction", "point", "poisoned", "precision", "recall", "average_precision",
-           "chance", "fooled"]  # fmt: skip
+_POISON = [
+    "trigger", "fraction", "point", "poisoned", "precision", "recall", "average_precision",
+    "chance", "precision_by_label", "recall_by_label", "fooled",
+]  # fmt: skip
+_CURVES = ["point", "fooled", "recall", "precision", "by_label"]
 
 
 def _example_tables(
@@ -221,7 +229,11 @@ def _poison_tables(
     outputs: SubjectOutputs,
     poison: Mapping[str, Any] | None,
 ) -> dict[str, pd.DataFrame]:
-    """Are the poisoned training points those that a triggered image is attributed to?"""
+    """Are the poisoned training points those that a triggered image is attributed to?
+
+    Beside the attributions stands what needs no kernel: all training points of the predicted label
+    first, in any order. Poisoned points carry the label of their trigger.
+    """
     rows, curves = [], []
     known = poison is not None and outputs.poisoned.any()
     for i in range(outputs.clean, len(outputs.labels)) if known else ():
@@ -229,21 +241,31 @@ def _poison_tables(
         predicted = outputs.predicted[i : i + 1]
         scores = class_attributions(glm, test_kernel[i : i + 1], predicted)[0]
         found = retrieval(scores, outputs.poisoned)
+        labelled = (outputs.train_labels == predicted[0]).astype(float)
+        by_label = retrieval(labelled, outputs.poisoned)
+        fooled = bool(predicted[0] == poison["target"])
         rows.append(
             {
                 "trigger": poison["trigger"], "fraction": poison["fraction"],
                 "point": outputs.test[i], "poisoned": found.relevant,
                 "precision": found.precision, "recall": found.recall,
                 "average_precision": found.average_precision, "chance": found.chance,
-                "fooled": bool(predicted[0] == poison["target"]),
+                "precision_by_label": by_label.precision, "recall_by_label": by_label.recall,
+                "fooled": fooled,
             }
         )  # fmt: skip
-        precision = precision_recall(scores, outputs.poisoned, RECALLS)
-        curve = {"point": outputs.test[i], "recall": RECALLS, "precision": precision}
-        curves.append(pd.DataFrame(curve))
+        curves.append(
+            pd.DataFrame(
+                {
+                    "point": outputs.test[i], "fooled": fooled, "recall": RECALLS,
+                    "precision": precision_recall(scores, outputs.poisoned, RECALLS),
+                    "by_label": precision_recall(labelled, outputs.poisoned, RECALLS),
+                }
+            )
+        )  # fmt: skip
     return {
         "poison": pd.DataFrame(rows, columns=_POISON),
-        "poison_curves": _joined(curves, ["point", "recall", "precision"]),
+        "poison_curves": _joined(curves, _CURVES),
     }
 
 
@@ -269,13 +291,14 @@ class Attributed:
     run: int
     dataset: str
     architecture: str
+    recipe: str
     outputs: SubjectOutputs
     attributions: NDArray[np.float32]
 
 
 _AGREEMENT = [
     "population_a", "run_a", "population_b", "run_b", "relation", "kernel", "point", "label",
-    "same_prediction", "correlation",
+    "same_prediction", "correlation", "within_labels",
 ]  # fmt: skip
 
 
@@ -296,30 +319,37 @@ def agreement_table(runs: Sequence[Attributed], kernel: str) -> pd.DataFrame:
     -------
     DataFrame
         One row a pair and test point: ``population_a``, ``run_a``, ``population_b``, ``run_b``,
-        ``relation`` (same population, other recipe, other architecture), ``kernel``, ``point``,
-        ``label``, ``same_prediction``, ``correlation``.
+        ``relation`` (same population, same recipe, other recipe, other architecture), ``kernel``,
+        ``point``, ``label``, ``same_prediction``, ``correlation``, and ``within_labels``, that
+        among training points of one label.
     """
     tables = []
     for a, b in combinations(runs, 2):
         if not _same_points(a, b):
             continue
-        relation = "other architecture" if a.architecture != b.architecture else "other recipe"
-        if a.population == b.population:
-            relation = "same population"
-        n = a.outputs.clean
+        n, labels = a.outputs.clean, a.outputs.train_labels
         tables.append(
             pd.DataFrame(
                 {
                     "population_a": a.population, "run_a": a.run,
                     "population_b": b.population, "run_b": b.run,
-                    "relation": relation, "kernel": kernel,
+                    "relation": _relation(a, b), "kernel": kernel,
                     "point": a.outputs.test[:n], "label": a.outputs.labels[:n],
                     "same_prediction": a.outputs.predicted[:n] == b.outputs.predicted[:n],
                     "correlation": attribution_agreement(a.attributions, b.attributions),
+                    "within_labels": attribution_agreement(a.attributions, b.attributions, labels),
                 }
             )
         )  # fmt: skip
     return _joined(tables, _AGREEMENT)
+
+
+def _relation(a: Attributed, b: Attributed) -> str:
+    if a.population == b.population:
+        return "same population"
+    if a.architecture != b.architecture:
+        return "other architecture"
+    return "other recipe" if a.recipe != b.recipe else "same recipe"
 
 
 def _same_points(a: Attributed, b: Attributed) -> bool:
@@ -333,6 +363,9 @@ def _same_points(a: Attributed, b: Attributed) -> bool:
 
 def summary_table(measured: pd.DataFrame) -> pd.DataFrame:
     """Means over runs with standard errors, beside what is published of networks of that name.
+
+    The published surrogates were fitted by stochastic gradient descent: their measures stand at
+    ``sgd``. The networks' accuracy stands at every surrogate.
 
     Parameters
     ----------
@@ -349,27 +382,36 @@ def summary_table(measured: pd.DataFrame) -> pd.DataFrame:
     keys = ["population", "kernel", "surrogate", "metric"]
     grouped = measured.groupby(keys, sort=False)["value"]
     table = grouped.agg(runs="count", mean="mean", standard_error="sem").reset_index()
-    found = [
-        PUBLISHED.get((str(row["population"]), str(row["kernel"])), {}).get(
-            str(row["metric"]), (np.nan, np.nan)
-        )
-        if row["surrogate"] == "glm"
-        else (np.nan, np.nan)
-        for row in table.to_dict("records")
-    ]
+    found = [_published(row) for row in table.to_dict("records")]
     table["published"], table["published_error"] = np.array(found, float).reshape(-1, 2).T
     error = np.hypot(table["standard_error"], table["published_error"])
     table["difference"] = (table["mean"] - table["published"]) / error
     return table
 
 
+def _published(row: Mapping[Hashable, Any]) -> tuple[float, float]:
+    if row["surrogate"] != "sgd" and row["metric"] != "network_accuracy":
+        return math.nan, math.nan
+    known = PUBLISHED.get((row["population"], row["kernel"]), {})
+    return known.get(row["metric"], (math.nan, math.nan))
+
+
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Precision–recall curves by population and kernel: mean and 10–90 % range over images."""
-    columns = ["population", "kernel", "recall", "precision", "lower", "upper"]
-    if curves.empty:
-        return pd.DataFrame(columns=columns)
-    grouped = curves.groupby(["population", "kernel", "recall"], sort=False)["precision"]
-    table = grouped.agg(
-        precision="mean", lower=lambda v: v.quantile(0.1), upper=lambda v: v.quantile(0.9)
-    )
-    return table.reset_index()[columns]
+    """Precision–recall curves over triggered images, of those that fool the network and of others.
+
+    Returns
+    -------
+    DataFrame
+        ``population``, ``kernel``, ``fooled``, ``recall``, ``images`` (how many), ``precision``
+        (their mean), ``lower``, ``upper`` (10 and 90 % quantile), ``by_label`` (mean precision of
+        all points of the predicted label first).
+    """
+    keys = ["population", "kernel", "fooled", "recall"]
+    grouped = curves.groupby(keys, sort=False)
+    return grouped.agg(
+        images=("precision", "count"),
+        precision=("precision", "mean"),
+        lower=("precision", lambda values: values.quantile(0.1)),
+        upper=("precision", lambda values: values.quantile(0.9)),
+        by_label=("by_label", "mean"),
+    ).reset_index()

@@ -36,6 +36,19 @@ def test_ignores_modules_that_are_not_imported(package):
     assert digest_after(package / "other.py", "y = 2\n") == before
 
 
+def test_a_module_and_what_it_imports_can_be_left_out(package):
+    def without_inner():
+        digests.code_digest.cache_clear()
+        return digests.code_digest("model_metrology.sub", without="model_metrology.sub.inner")
+
+    before = without_inner()
+    for path in ("leaf.py", "sub/inner.py"):
+        (package / path).write_text("x = 2\n")
+    assert without_inner() == before != digests.code_digest("model_metrology.sub")
+    (package / "sub" / "__init__.py").write_text("y = 1\n")
+    assert without_inner() != before
+
+
 def test_unknown_module_is_named(package):
     with pytest.raises(ValueError, match=r"model_metrology\.nothing"):
         digests.code_digest("model_metrology.nothing")

@@ -668,9 +668,10 @@ def test_heads_at_once_and_memory_do_not_matter(name, monkeypatch):
         monkeypatch.setattr(tangent.Plan, "at_once", lambda *_, at_once=at_once: at_once)
         np.testing.assert_allclose(trace_ntk(model, x), kernel, atol=1e-13)
         np.testing.assert_allclose(trace_ntk(model, x[:4], x[4:]), cross, atol=1e-13)
-    # One block of as many points as fit; 12 = 5 + 5 + 2.
+    # Two blocks of as many points as fit; 12 = 5 + 5 + 2.
     for room in (2, 4, 10):
-        monkeypatch.setattr(functions.Memory, "points", lambda *_, room=room: room)
+        monkeypatch.setattr(functions.Memory, "side", lambda *_, room=room: room // 2)
+        monkeypatch.setattr(functions.Memory, "for_points", lambda *_: -1)  # never all of them
         if room == 2 and name == "tokens":
             continue  # see test_one_point_alone
         np.testing.assert_allclose(trace_ntk(model, x), kernel, atol=1e-13)

@@ -171,6 +171,13 @@ def test_files_that_cannot_be_used_are_named(tmp_path, content, options, message
     assert message in str(caught.value)
 
 
+def test_sentences_must_suffice_for_the_kernels(folder):
+    options = instrument(test=16)
+    assert len(load_texts(options, root=folder, needed=48).train_texts) == 48
+    with pytest.raises(ValueError, match=r"^train: .* 49 .*, there are 48 beside 16 test"):
+        load_texts(options, root=folder, needed=49)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("t.tsv", "a\tb\tc\n"), ("t.jsonl", "[1, 2]\n"), ("t.jsonl", "{broken\n"), ("t.csv", "")],

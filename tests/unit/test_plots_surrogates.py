@@ -49,7 +49,7 @@ def faithfulness(names=NAMES, kernels=KERNELS, solvers=("glm", "sgd", "svm"), ru
 
 def summary(names=NAMES, kernels=KERNELS):
     keys = ["population", "kernel", "surrogate", "metric"]
-    groups = faithfulness(names, kernels, ("glm",)).groupby(keys, sort=False)["value"]
+    groups = faithfulness(names, kernels, ("sgd",)).groupby(keys, sort=False)["value"]
     table = groups.agg(runs="size", mean="mean", standard_error="sem").reset_index()
     rng = np.random.default_rng(1)
     spread = table["metric"].map({name: spread for name, (_, spread) in METRICS.items()})
@@ -79,6 +79,21 @@ def scores(names=NAMES, classes=2, points=400):
                 )
             )  # fmt: skip
     return pd.concat(tables, ignore_index=True)
+
+
+def scatter(table, **options):
+    """The figure of scores, with the τ of each run by SciPy beside."""
+    rows = [
+        {
+            "population": name, "run": run, "kernel": kernel, "surrogate": solver,
+            "metric": "kendall_tau", "value": tau if solver == "glm" else 0.0,
+        }
+        for (name, run, kernel), part in table.groupby(["population", "run", "kernel"])
+        for tau in [stats.kendalltau(part["network"], part["surrogate"]).statistic]
+        for solver in ("glm", "svm")
+    ]  # fmt: skip
+    columns = ["population", "run", "kernel", "surrogate", "metric", "value"]
+    return surrogates.scatter_figure(table, pd.DataFrame(rows, columns=columns), **options)
 
 
 def attribution(names=NAMES[:2], classes=10, train=2000):
@@ -163,7 +178,7 @@ def strongest(names=NAMES, k=8, points=3):
     return pd.DataFrame(rows)
 
 
-RELATIONS = ("same population", "other recipe", "other architecture")
+RELATIONS = ("same population", "same recipe", "other recipe", "other architecture")
 
 
 def agreement(pairs=6, points=300, relations=RELATIONS):
@@ -179,7 +194,7 @@ def agreement(pairs=6, points=300, relations=RELATIONS):
                         "population_a": NAMES[0], "run_a": pair, "population_b": NAMES[i],
                         "run_b": pair + 1, "relation": relation, "kernel": "trNTK",
                         "point": range(points), "label": 0, "same_prediction": same,
-                        "correlation": value,
+                        "correlation": value, "within_labels": value - 0.4,
                     }
                 )
             )  # fmt: skip
@@ -201,7 +216,9 @@ def poison(names=NAMES[:3], kernels=KERNELS, triggers=("patch", "blended, clean 
                             "fraction": fraction, "point": range(images),
                             "poisoned": int(1e4 * fraction), "precision": precision,
                             "recall": np.sqrt(precision), "average_precision": precision,
-                            "chance": fraction, "fooled": fooled,
+                            "chance": fraction, "precision_by_label": 5 * fraction,
+                            "recall_by_label": 10 * fraction / (1 + 9 * fraction),
+                            "fooled": fooled,
                         }
                     )
                 )  # fmt: skip
@@ -214,10 +231,13 @@ def poison_curves(names=NAMES, kernels=KERNELS):
         [
             pd.DataFrame(
                 {
-                    "population": name, "kernel": kernel, "recall": recall, "precision": mean,
+                    "population": name, "kernel": kernel, "fooled": fooled, "recall": recall,
+                    "images": 20 if fooled else 10, "precision": mean * (1 if fooled else 0.1),
                     "lower": 0.8 * mean, "upper": np.minimum(1.1 * mean, 1.0),
+                    "by_label": 0.5 - 0.05 * i,
                 }
             )
+            for fooled in (False, True)
             for i, name in enumerate(names)
             for j, kernel in enumerate(kernels)
             for mean in [1 - (0.1 + 0.8 * i / 6) * recall ** (8 - j)]
@@ -230,7 +250,7 @@ DRAWN = {
     "faithfulness": (surrogates.faithfulness_figure, faithfulness),
     "solvers": (surrogates.solvers_figure, faithfulness),
     "published": (surrogates.published_figure, summary),
-    "scatter": (surrogates.scatter_figure, scores),
+    "scatter": (lambda table, **options: scatter(table, **options), scores),
     "attribution_classes": (surrogates.attribution_classes_figure, attribution),
     "strongest": (lambda table: surrogates.strongest_figure(table, DATASETS), strongest),
     "agreement": (surrogates.agreement_figure, agreement),
@@ -418,12 +438,12 @@ def test_published_marks_what_lies_over_two_standard_errors_apart():
     assert theirs == pytest.approx({0: 2.2, 1: 1.9, 2: 6.0, 3: 50.0})
     errors = [line.get_xdata() for line in lines(axes, "_error")]
     assert any(np.allclose(ends, [0.7, 1.3]) for ends in errors)
-    # Several surrogates are told apart in the labels.
-    both = pd.concat([table, table.assign(surrogate="sgd")])
-    ticks = surrogates.published_figure(both).axes[0].get_yticklabels()
-    assert [label.get_text() for label in ticks][:2] == ["p, trNTK, glm", "p, trNTK, sgd"]
-    (text,) = words(surrogates.published_figure(table.assign(published=np.nan)))
-    assert "published" in text
+    # The published surrogates are of the solver sgd: where it was fitted, it is drawn alone.
+    both = pd.concat([table, table.assign(surrogate="sgd", mean=0.02)])
+    figure = surrogates.published_figure(both)
+    ours = [float(line.get_xdata()[0]) for line in lines(figure.axes[0], "_ours")]
+    assert ours == pytest.approx([2.0] * 4)
+    assert "here (sgd), ± standard error" in legend(figure)
 
 
 # -- scores --------------------------------------------------------------------------------------
@@ -431,7 +451,7 @@ def test_published_marks_what_lies_over_two_standard_errors_apart():
 
 def test_scatter_shows_the_first_run_and_its_tau():
     table = scores(NAMES[:3])
-    figure = surrogates.scatter_figure(table)
+    figure = scatter(table)
     for axes, name in zip(figure.axes, NAMES, strict=False):
         part = table[(table["population"] == name) & (table["run"] == 3)]
         concordant = np.sign(
@@ -454,7 +474,7 @@ def test_scatter_on_logits_by_correctness():
     table = scores(NAMES[:1])
     table.loc[[0, 1], "network"] = [0.0, 1.0]
     table.loc[2, "surrogate"] = np.nan
-    figure = surrogates.scatter_figure(table, logit=True, colour="right")
+    figure = scatter(table, logit=True, colour="right")
     (axes,) = (axes for axes in figure.axes if axes.get_visible())
     assert axes.get_xscale() == axes.get_yscale() == "logit"
     part = table[table["run"] == 3].dropna()
@@ -464,11 +484,11 @@ def test_scatter_on_logits_by_correctness():
     (line,) = lines(axes, "at most ½")
     assert len(line.get_xdata()) == (~right).sum()
     with pytest.raises(ValueError, match="'class' or 'right'"):
-        surrogates.scatter_figure(table, colour="kernel")
-    (text,) = words(surrogates.scatter_figure(table, kernel="CK"))
+        scatter(table, colour="kernel")
+    (text,) = words(scatter(table, kernel="CK"))
     assert "CK" in text
     # One value for all points: no order to compare.
-    figure = surrogates.scatter_figure(table.assign(network=0.3))
+    figure = scatter(table.assign(network=0.3))
     assert "τ undefined" in figure.axes[0].get_title()
 
 
@@ -570,7 +590,7 @@ def test_agreement_draws_distributions_and_medians_of_pairs():
     table = agreement(pairs=3, points=80)
     table.loc[:2, "correlation"] = np.nan
     figure = surrogates.agreement_figure(table)
-    left, right = figure.axes
+    (left, right), (left_within, right_within) = np.reshape(figure.axes, (2, 2))
     known = table.dropna(subset=["correlation"])
     for line in left.lines:
         relation = line.get_label().split(",")[0]
@@ -581,7 +601,13 @@ def test_agreement_draws_distributions_and_medians_of_pairs():
         assert line.get_label().endswith(f"(n = {len(values)})")
         assert y[0] == 0.0 and len(y) == len(values) + 1
         assert np.allclose(y[1:], [(values <= end).mean() for end in x[1:]])
-    assert len(left.lines) == 6
+    assert len(left.lines) == 8
+    # The second row is of the same points within labels.
+    for above, below in zip(left.lines, left_within.lines, strict=True):
+        assert np.allclose(above.get_xdata() - 0.4, below.get_xdata())
+        assert above.get_label() == below.get_label()
+    for above, below in zip(right.lines, right_within.lines, strict=True):
+        assert np.allclose(above.get_ydata() - 0.4, below.get_ydata())
     pairs = known.groupby(["relation", "run_a"])
     medians, shares = pairs["correlation"].median(), pairs["same_prediction"].mean()
     for line in right.lines:
@@ -589,13 +615,13 @@ def test_agreement_draws_distributions_and_medians_of_pairs():
         assert np.allclose(line.get_ydata(), medians[relation])
         assert np.allclose(line.get_xdata(), 100 * shares[relation])
         assert line.get_label() == f"{relation} (3 pairs)"
-    assert right.get_xlabel() == "test points with the same prediction (%)"
+    assert right_within.get_xlabel() == "test points with the same prediction (%)"
 
 
 def test_distributions_of_many_values_keep_their_ends():
     table = agreement(pairs=1, points=5000, relations=("other recipe",))
     table["same_prediction"] = True
-    (line,) = surrogates.agreement_figure(table).axes[0].lines
+    line = surrogates.agreement_figure(table).axes[0].lines[0]
     x, y = line.get_data()
     assert len(x) == 601 and x[0] == table["correlation"].min()
     assert x[-1] == table["correlation"].max() and y[-1] == 1.0
@@ -634,11 +660,20 @@ def test_poison_draws_every_image_chance_and_who_was_fooled():
     hollow = sum(len(line.get_ydata()) for line in lines(axes, "_precision none"))
     assert hollow == (~part["fooled"]).sum()
     # Blindly 2k points of N hold twice the share of the poisoned ones.
-    assert [line.get_ydata()[0] for line in lines(axes, "_chance")] == pytest.approx([0.01, 0.02])
+    baselines = {
+        name: lines(axes, f"_{name}")[0].get_ydata()[0]
+        for name in ("chance", "chance_at_2k", "precision_by_label", "recall_by_label")
+    }
+    assert list(baselines.values()) == pytest.approx([0.01, 0.02, 0.05, 0.1 / 1.09])
     means = [line.get_ydata()[0] for line in lines(axes, "_mean")]
-    assert means[0] == pytest.approx(part[part["kernel"] == "trNTK"]["precision"].mean())
+    fooling = part[part["fooled"]]
+    assert means[0] == pytest.approx(fooling[fooling["kernel"] == "trNTK"]["precision"].mean())
     assert len(means) == 3
-    assert "precision at k" in legend(figure) and "recall at 2k by chance" in legend(figure)
+    assert "precision at k" in legend(figure) and "recall at 2k, by chance" in legend(figure)
+    assert "recall at 2k, by the predicted label alone" in legend(figure)
+    # Where no image fools the network there is nothing to take the mean of.
+    panel = surrogates.poison_figure(table.assign(fooled=False)).axes[0]
+    assert not lines(panel, "_mean") and len(lines(panel, "_precision none")) > 0
 
 
 def test_poison_curves_are_the_tables():
@@ -647,16 +682,24 @@ def test_poison_curves_are_the_tables():
     shuffled = table.sample(frac=1.0, random_state=0)
     figure = surrogates.poison_curves_figure(shuffled)
     titles = [axes.get_title() for axes in figure.axes]
-    assert sorted(titles) == sorted(style.plain(name) for name in NAMES[:2])
-    axes = figure.axes[titles.index(style.plain(NAMES[0]))]
+    suffix = "\n20 of 30 images fool the network"
+    assert sorted(titles) == sorted(style.plain(name) + suffix for name in NAMES[:2])
+    axes = figure.axes[titles.index(style.plain(NAMES[0]) + suffix)]
     part = table[(table["population"] == NAMES[0]) & (table["kernel"] == "Em")].dropna()
+    part = part[part["fooled"]]
+    (by_label,) = lines(axes, "by the predicted label alone")
+    assert np.allclose(by_label.get_ydata(), 0.5) and len(by_label.get_xdata()) == 51
     (line,) = lines(axes, "Em")
     assert np.array_equal(line.get_xdata(), part["recall"])
     assert np.array_equal(line.get_ydata(), part["precision"])
     assert np.array_equal(lines(axes, "_lower")[1].get_ydata(), part["lower"])
     assert len(axes.collections) == 2
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall", "precision")
-    assert legend(figure) == ["trNTK⁰", "Em"]
+    assert legend(figure) == ["trNTK⁰", "Em", "by the predicted label alone"]
+    # Where no image fools the network, the title says so, and nothing is drawn.
+    figure = surrogates.poison_curves_figure(table[~table["fooled"]])
+    assert figure.axes[0].get_title().endswith("0 of 10 images fool the network")
+    assert not any(len(line.get_xdata()) for line in figure.axes[0].lines)
 
 
 @pytest.mark.parametrize(
@@ -665,7 +708,7 @@ def test_poison_curves_are_the_tables():
         lambda: surrogates.faithfulness_figure(faithfulness(NAMES[:1], ("Em",))),
         lambda: surrogates.solvers_figure(faithfulness(NAMES[:1], ("trNTK",), ("glm",))),
         lambda: surrogates.published_figure(summary(NAMES[:1], ("CK",))),
-        lambda: surrogates.scatter_figure(scores(NAMES[:1])),
+        lambda: scatter(scores(NAMES[:1])),
         lambda: surrogates.attribution_classes_figure(attribution(NAMES[:1], 2, 30), points=1),
         lambda: surrogates.strongest_figure(strongest(NAMES[:1], 1, 1), DATASETS),
         lambda: surrogates.agreement_figure(agreement(1, 9, RELATIONS[1:2])),

@@ -205,10 +205,14 @@ def no_apertium_needed(monkeypatch):
 
 def with_texts(content, folder):
     """Empty files in place of the texts that a study names, which are not part of the project."""
-    for source in ((content.get("embeddings") or {}).get("sources") or {}).values():
-        for path in filter(None, (source.get("path"), source.get("groups"))):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).touch()
+    readers = [
+        *((content.get("embeddings") or {}).get("sources") or {}).values(),
+        *((content.get("surrogates") or {}).get("language") or {}).values(),
+    ]
+    keys = ("path", "groups", "texts", "test_texts")
+    for path in (reader[key] for reader in readers for key in keys if reader.get(key)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
@@ -321,6 +325,11 @@ def test_subjects_of_surrogates(explained):
         ("instruments.foreign.widht", 3, "unknown key"),
         ("language.bert.package", None, "texts, package: give one of them"),
         ("language.bert.varies", ["weather"], r"language\.bert\.varies"),
+        (
+            "language.bert.model",
+            "./tiny",
+            r"language\.bert\.model: there is no folder tiny; give its path as seen from",
+        ),
         ("language.base", BERT, "two things are named 'base'; rename one"),
         ("language.noisy", BERT, "two things are named 'noisy'; rename one"),
         ("language.foreign", BERT, "two things are named 'foreign'; rename one"),
@@ -330,6 +339,8 @@ def test_subjects_of_surrogates(explained):
         ("kernels", [], r"surrogates\.kernels"),
         ("kernels", ["NTK"], r"surrogates\.kernels.*'NTK'"),
         ("attribution_kernel", "ntk", r"surrogates\.attribution_kernel"),
+        ("sgd_l2", {"q": 0.1}, r"surrogates\.sgd_l2: there is no network 'q'; known:"),
+        ("sgd_l2", {"p": 0.0}, r"surrogates\.sgd_l2\.p: .*greater than 0"),
         ("l2", 0, r"surrogates\.l2"),
         ("tile", 1, r"surrogates\.tile.*greater than or equal to 2"),
         ("runs", 0, r"surrogates\.runs"),
@@ -355,6 +366,32 @@ def test_subjects_of_surrogates(explained):
 def test_surrogates_that_cannot_work_are_named(explained, path, value, message):
     with pytest.raises(StudyError, match=message):
         load_study(put(explained, f"surrogates.{path}", value))
+
+
+def test_files_of_language_models_are_looked_for(explained, tmp_path):
+    model, texts, more = (tmp_path / name for name in ("tiny", "texts.csv", "test.csv"))
+    bert = {"model": f"{model}", "texts": f"{texts}", "test_texts": f"{more}"}
+    content = put(explained, "surrogates.language.bert", bert)
+    remedy = ".*; give its path as seen from the folder that the workflow is run in$"
+
+    def refused(key, what):
+        with pytest.raises(StudyError, match=rf"surrogates\.language\.bert\.{key}: {what}"):
+            load_study(content)
+
+    refused("texts", f"there is no file {re.escape(str(texts))}{remedy}")
+    texts.touch()
+    refused("test_texts", f"there is no file {re.escape(str(more))}{remedy}")
+    more.touch()
+    refused("model", f"there is no folder {re.escape(str(model))}{remedy}")
+    model.mkdir()
+    refused("model", r"the folder .*tiny has no config\.json; give one with config\.json, model\.")
+    (model / "config.json").touch()
+    refused("model", r"the folder .*tiny has no \*\.safetensors; give one with")
+    (model / "model.safetensors").touch()
+    assert load_study(content)
+    # What may be in a package of the jobs' own environment, or on the hub, is looked for there.
+    for elsewhere in ("package:nowhere/model", "some/encoder", "encoder"):
+        assert load_study(put(content, "surrogates.language.bert.model", elsewhere))
 
 
 def test_one_point_a_class_is_enough_for_a_given_penalty(explained):

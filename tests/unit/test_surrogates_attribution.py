@@ -160,6 +160,33 @@ def test_agreement_is_spearmans(monkeypatch, block):
     assert attribution_agreement(a, -np.exp(a)).tolist() == [-1.0] * 7
 
 
+def test_agreement_within_labels_is_the_mean_over_them():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 6, 40)).round(1)
+    # One label has a single point, which has no rank to compare.
+    labels = np.repeat([0, 2, 5], [25, 14, 1])
+    a[0, labels == 2] = 0.5
+    found = attribution_agreement(a, b, labels)
+    for x, y, value in zip(a, b, found, strict=True):
+        of = {
+            c: spearmanr(x[labels == c], y[labels == c]).statistic
+            for c in (0, 2)
+            if np.ptp(x[labels == c])
+        }
+        expected = sum((labels == c).sum() * r for c, r in of.items()) / sum(
+            (labels == c).sum() for c in of
+        )
+        assert value == pytest.approx(expected, abs=1e-13)
+    assert_allclose(attribution_agreement(a, b, np.zeros(40, int)), attribution_agreement(a, b))
+    # A shift of one label's attributions changes nothing within it.
+    shifted = b + 100 * (labels == 2)
+    assert_allclose(attribution_agreement(a, shifted, labels), found, atol=1e-13)
+    assert np.isnan(attribution_agreement(a, b, np.arange(40))).all()
+    for wrong in (labels[1:], labels.astype(float)):
+        with pytest.raises(ValueError, match=r"labels must be integers of shape \(40,\)"):
+            attribution_agreement(a, b, wrong)
+
+
 def test_agreement_with_a_constant_is_undefined():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3, 10))

@@ -273,6 +273,20 @@ def test_the_penalty_chosen_is_that_of_brute_force():
         )
 
 
+def test_a_penalty_at_the_end_of_the_grid_is_said(caplog):
+    # Two clusters far apart: the smaller the penalty, the surer and the better.
+    labels = np.arange(40) % 2
+    kernel = np.where(labels[:, None] == labels, 1.0, -1.0)
+    result = fit_surrogate(kernel, labels)
+    assert result.l2 == L2_GRID[-1] and result.l2_at_end
+    assert "l2 = 1e-08 is an end of the grid" in caplog.text
+    caplog.clear()
+    kernel, labels, _ = problem(2, noise=1.0)
+    assert not fit_surrogate(kernel, labels, seed=5).l2_at_end
+    assert not fit_surrogate(kernel, labels, l2=L2_GRID[-1]).l2_at_end
+    assert "end of the grid" not in caplog.text
+
+
 def test_held_out_points_are_a_share_of_each_class_and_leave_no_trace_in_the_fit():
     labels = np.repeat([0, 1, 2], [100, 50, 3])
     kept, held = _split(labels, 3, 0)

@@ -213,6 +213,10 @@ def test_triggered_images_come_last_and_carry_the_trigger(poisoned):
     assert_array_equal(outputs.test[16:], chosen.triggered)
     assert_allclose(outputs.logits[:16], run.test_outputs[chosen.test], **CLOSE)
     assert_array_equal(outputs.predicted, outputs.logits.argmax(axis=1))
+    none = replace(chosen, train=np.flatnonzero(~poisoned.poisoned)[:30])
+    message = r"digits2: none of the 30 training points .* one of the 12 poisoned ones.*null: all"
+    with pytest.raises(ValueError, match=message):
+        population_subject(of, run, poisoned, none, POISON, seed=3)
 
 
 def test_without_a_poison_nothing_is_triggered(digits):
@@ -427,6 +431,20 @@ def test_columns_of_jobs():
 def test_more_columns_than_points_are_refused(subject):
     with pytest.raises(ValueError, match=r"columns 12 to 15 asked for, there are 13.*surrogates\."):
         kernel_columns("trace", subject, 12, 15, Options())
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_what_a_lower_precision_costs_is_said_once_a_job(subject, start, caplog):
+    with caplog.at_level("INFO", logger="model_metrology"):
+        exact = kernel_columns("trace", subject, start, 13, Options())
+        assert "largest error" not in caplog.text
+        found = kernel_columns("trace", subject, start, 13, Options(precision="bfloat16"))
+    said = [r.getMessage() for r in caplog.records if "largest error" in r.getMessage()]
+    assert len(said) == 1 and "trace kernel in bfloat16" in said[0]
+    own = slice(start, 13)  # the columns' own points
+    expected = np.abs(found.train[own] - exact.train[own]).max() / np.abs(exact.train[own]).max()
+    shown = float(said[0].split("largest error ")[1].split(" of")[0])
+    assert 1e-5 < shown == pytest.approx(expected, rel=0.1)  # two digits
 
 
 def test_where_memory_runs_out_blocks_get_smaller(subject, monkeypatch, caplog):

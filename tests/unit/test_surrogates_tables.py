@@ -212,6 +212,16 @@ def test_the_penalty_is_chosen_where_it_is_asked_for():
     found = measure(case, l2="auto", seed=2)
     assert found.surrogate.l2 == fit_surrogate(train, outputs.train_labels, seed=2).l2
     assert len(found.surrogate.selection) > 1
+    table = found.tables["selection"]
+    assert dict(zip(table["l2"], table["held_out_loss"], strict=True)) == found.surrogate.selection
+    assert measure(case, l2=0.1).tables["selection"].empty
+
+
+def test_each_solver_has_its_own_penalty():
+    found = measure(example(3), l2=0.1, sgd_l2=0.01, solvers=("sgd", "svm"))
+    penalties = found.tables["fits"].set_index("surrogate")["l2"]
+    # Of support vectors 1/N.
+    assert penalties.to_dict() == pytest.approx({"glm": 0.1, "sgd": 0.01, "svm": 1 / 60})
 
 
 # -- poison ------------------------------------------------------------------------------------
@@ -259,8 +269,16 @@ def test_poisoned_points_that_are_the_nearest_are_found():
     # To the target, which poisoned points support; to the other class they are the last.
     assert (fooled[["precision", "recall", "average_precision"]] == 1).all().all()
     assert (table.loc[~table["fooled"], "precision"] == 0).all()
+    # Of the 50 points of the label that is predicted ten are poisoned, or none: 2k = 20 of 50, and
+    # of the other label's 50 none before all of these.
+    assert_allclose(fooled["precision_by_label"], 0.2)
+    assert_allclose(fooled["recall_by_label"], 0.4)
+    others = table[~table["fooled"]]
+    assert (others[["precision_by_label", "recall_by_label"]] == 0).all().all()
     curves = found.tables["poison_curves"]
     assert_array_equal(curves["recall"], np.tile(RECALLS, 8))
+    assert_allclose(curves.loc[curves["fooled"], "by_label"], 0.2)
+    assert_array_equal(curves.groupby("point")["fooled"].first(), table["fooled"])
     assert (curves.loc[curves["point"] < 46, "precision"] == 1).all()
     # Of the worst order, the last relevant point is found with all others.
     worst = curves[curves["point"] == 46].set_index("recall")["precision"]
@@ -294,7 +312,7 @@ def test_points_that_nothing_marks_are_found_by_chance():
 def test_without_a_poison_there_is_nothing_to_find():
     train, test, outputs = poisoned()
     assert measure((train, test, outputs)).tables["poison"].empty
-    # None of the points that were chosen may be poisoned.
+    # Nor where none of the training points is poisoned.
     none = replace(outputs, poisoned=np.zeros(100, bool))
     assert measure((train, test, none), poison=POISON).tables["poison"].empty
 
@@ -302,11 +320,12 @@ def test_without_a_poison_there_is_nothing_to_find():
 # -- over runs ---------------------------------------------------------------------------------
 
 
-def attributed(population="p", run=0, dataset="d", architecture="mlp", seed=0, **changes):
+def attributed(population="p", run=0, dataset="d", seed=0, **changes):
     _, _, outputs = example(3, triggered=5)
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(35, 60)).astype(np.float32)
-    return Attributed(population, run, dataset, architecture, replace(outputs, **changes), values)
+    outputs = replace(outputs, **changes)
+    return Attributed(population, run, dataset, "mlp", "sgd", outputs, values)
 
 
 def test_runs_alike_agree_and_relations_are_named():
@@ -314,21 +333,26 @@ def test_runs_alike_agree_and_relations_are_named():
     runs = [
         first,
         replace(first, run=1),
-        replace(first, population="other recipe"),
+        replace(first, population="other streams"),
+        replace(first, population="other recipe", recipe="adam"),
         replace(first, population="other net", architecture="cnn"),
     ]
     table = agreement_table(runs, "trNTK")
-    assert len(table) == 6 * 35 and (table["kernel"] == "trNTK").all()
+    assert len(table) == 10 * 35 and (table["kernel"] == "trNTK").all()
     assert_allclose(table["correlation"], 1.0, rtol=1e-12)
     assert table["same_prediction"].all()
     keys = ["population_a", "run_a", "population_b", "run_b"]
     relations = table.groupby(keys, sort=False)["relation"].unique().map(list).to_dict()
     assert relations == {
         ("p", 0, "p", 1): ["same population"],
+        ("p", 0, "other streams", 0): ["same recipe"],
         ("p", 0, "other recipe", 0): ["other recipe"],
         ("p", 0, "other net", 0): ["other architecture"],
+        ("p", 1, "other streams", 0): ["same recipe"],
         ("p", 1, "other recipe", 0): ["other recipe"],
         ("p", 1, "other net", 0): ["other architecture"],
+        ("other streams", 0, "other recipe", 0): ["other recipe"],
+        ("other streams", 0, "other net", 0): ["other architecture"],
         ("other recipe", 0, "other net", 0): ["other architecture"],
     }
 
@@ -345,6 +369,24 @@ def test_agreement_is_the_rank_correlation_at_each_point():
         assert row.correlation == pytest.approx(expected, abs=1e-12)
         same = a.outputs.logits[i].argmax() == b.outputs.logits[i].argmax()
         assert row.same_prediction == same
+
+
+def test_labels_alone_agree_among_all_points_and_not_within_labels():
+    rng = np.random.default_rng(2)
+    a = attributed()
+    # Two models whose attributions have the sign of the label in common, and nothing else.
+    sign = np.where(a.outputs.train_labels == 0, 1, -1)
+    runs = [
+        replace(a, run=run, attributions=(sign * rng.exponential(size=(35, 60))))
+        for run in range(2)
+    ]
+    table = agreement_table(runs, "trNTK")
+    # A third of the points oppose. Ranks of a group are about its mean; means are apart by N/2.
+    share = 1 / 3
+    between = 12 * share * (1 - share) / 4
+    # Each of 35 has a standard deviation of 0.09 or 0.18 at most: the mean .015, .03.
+    assert table["correlation"].mean() == pytest.approx(between, abs=0.06)
+    assert table["within_labels"].mean() == pytest.approx(0.0, abs=0.09)
 
 
 def test_other_points_and_datasets_are_not_compared():
@@ -388,17 +430,17 @@ def test_summary_holds_means_errors_and_what_is_published():
     table = summary_table(
         pd.concat(
             [
-                measured("MLP MNIST2", kendall_tau=taus, tad=[0.001, 0.0, 0.0, 0.002]),
-                measured("MLP MNIST2", r_miss=[0.1, np.nan, 0.3, np.nan]),
-                measured("MLP MNIST2", "CK", kendall_tau=taus),
-                measured("MLP MNIST2", surrogate="svm", kendall_tau=taus),
-                measured("mine", kendall_tau=[0.5]),
+                measured("MLP MNIST2", "trNTK", "sgd", kendall_tau=taus, tad=[0.001, 0, 0, 0.002]),
+                measured("MLP MNIST2", "trNTK", "sgd", r_miss=[0.1, np.nan, 0.3, np.nan]),
+                measured("MLP MNIST2", "CK", "sgd", kendall_tau=taus),
+                measured("MLP MNIST2", kendall_tau=taus),
+                measured("mine", "trNTK", "sgd", kendall_tau=[0.5]),
                 measured("ResNet18 CIFAR10", kendall_tau=[0.8, 0.7], network_accuracy=[0.9, 0.92]),
             ]
         )
     )
     rows = table.set_index(["population", "kernel", "surrogate", "metric"])
-    row = rows.loc[("MLP MNIST2", "trNTK", "glm", "kendall_tau")]
+    row = rows.loc[("MLP MNIST2", "trNTK", "sgd", "kendall_tau")]
     assert row["runs"] == 4 and row["mean"] == pytest.approx(np.mean(taus))
     error = stats.sem(taus)
     assert row["standard_error"] == pytest.approx(error)
@@ -406,21 +448,21 @@ def test_summary_holds_means_errors_and_what_is_published():
     assert (row["published"], row["published_error"]) == (0.708, 0.003)
     expected = (np.mean(taus) - 0.708) / math.sqrt(error**2 + 0.003**2)
     assert row["difference"] == pytest.approx(expected)
-    row = rows.loc[("MLP MNIST2", "trNTK", "glm", "tad")]
+    row = rows.loc[("MLP MNIST2", "trNTK", "sgd", "tad")]
     # In percent there: +0.03(5).
     assert row["published"] == pytest.approx(0.0003) and row["published_error"] == 0.0005
     # Undefined for two of four runs.
-    row = rows.loc[("MLP MNIST2", "trNTK", "glm", "r_miss")]
+    row = rows.loc[("MLP MNIST2", "trNTK", "sgd", "r_miss")]
     assert row["runs"] == 2 and row["mean"] == pytest.approx(0.2)
     assert row["standard_error"] == pytest.approx(stats.sem([0.1, 0.3]))
     assert np.isnan(row["published"])
-    # Neither of another kernel, nor of another surrogate, nor of another name.
-    for key in (("CK", "glm"), ("trNTK", "svm")):
+    # Neither of another kernel, nor of another solver than theirs, nor of another name.
+    for key in (("CK", "sgd"), ("trNTK", "glm")):
         row = rows.loc[("MLP MNIST2", *key, "kendall_tau")]
         assert row[["published", "published_error", "difference"]].isna().all()
-    row = rows.loc[("mine", "trNTK", "glm", "kendall_tau")]
+    row = rows.loc[("mine", "trNTK", "sgd", "kendall_tau")]
     assert row["runs"] == 1 and row["mean"] == 0.5 and np.isnan(row["standard_error"])
-    # One published model: no error, so no difference in errors.
+    # One published model: no error, so no difference in errors. Its accuracy is of no solver.
     row = rows.loc[("ResNet18 CIFAR10", "trNTK", "glm", "network_accuracy")]
     assert row["published"] == pytest.approx(0.9307) and np.isnan(row["published_error"])
     assert np.isnan(row["difference"])
@@ -451,18 +493,24 @@ def test_curves_are_averaged_over_images_and_runs():
     rng = np.random.default_rng(0)
     precision = rng.random((2, 2, 7, 5))  # population, run, image, recall
     recalls = np.linspace(0, 1, 5)
+    fooled = np.arange(7) < 4
     rows = [
         {"population": "ba"[p], "run": run, "kernel": "trNTK", "point": point,
-         "recall": recalls[r], "precision": precision[p, run, point, r]}
+         "fooled": fooled[point], "recall": recalls[r],
+         "precision": precision[p, run, point, r], "by_label": 0.1 * p + run}
         for p in range(2) for run in range(2) for point in range(7) for r in range(5)
     ]  # fmt: skip
     table = mean_curves(pd.DataFrame(rows))
-    assert list(table["population"]) == 5 * ["b"] + 5 * ["a"]
-    assert_array_equal(table["recall"], np.tile(recalls, 2))
-    every = precision.reshape(2, 14, 5)
-    assert_allclose(table["precision"], every.mean(axis=1).ravel())
-    assert_allclose(table["lower"], np.quantile(every, 0.1, axis=1).ravel())
-    assert_allclose(table["upper"], np.quantile(every, 0.9, axis=1).ravel())
+    for which, rows_of in table.groupby("fooled"):
+        assert list(rows_of["population"]) == 5 * ["b"] + 5 * ["a"]
+        assert_array_equal(rows_of["recall"], np.tile(recalls, 2))
+        chosen = precision[:, :, fooled == which]
+        every = chosen.reshape(2, -1, 5)
+        assert set(rows_of["images"]) == {every.shape[1]}
+        assert_allclose(rows_of["precision"], every.mean(axis=1).ravel())
+        assert_allclose(rows_of["lower"], np.quantile(every, 0.1, axis=1).ravel())
+        assert_allclose(rows_of["upper"], np.quantile(every, 0.9, axis=1).ravel())
+        assert_allclose(rows_of["by_label"], np.repeat([0.5, 0.6], 5))
     nothing = mean_curves(pd.DataFrame(columns=list(rows[0])))
     assert nothing.empty and list(nothing.columns) == list(table.columns)
 
@@ -472,7 +520,13 @@ def test_curves_are_averaged_over_images_and_runs():
 
 def fits_of(summary):
     keys = summary[["population", "kernel", "surrogate"]].drop_duplicates().to_dict("records")
-    numbers = {"l2": 1e-3, "gradient_norm": 2e-8, "iterations": 7, "train_accuracy": 0.875}
+    numbers = {
+        "l2": 1e-3,
+        "l2_at_end": True,
+        "gradient_norm": 2e-8,
+        "iterations": 7,
+        "train_accuracy": 0.875,
+    }
     rows = [
         key | numbers | {"run": run, "converged": bool(run), "seconds": 0.5}
         for key in keys
@@ -489,10 +543,10 @@ def page_of(*tables):
 def test_page_shows_published_values_in_brackets_and_escapes_names():
     name = "<script>alert(1)</script>"
     page = page_of(
-        measured("MLP MNIST2", tad=[0.001, 0.003], kendall_tau=[0.7, 0.72]),
+        measured("MLP MNIST2", "trNTK", "sgd", tad=[0.001, 0.003], kendall_tau=[0.7, 0.72]),
         measured(name, tad=[-0.01, 0.0], kendall_tau=[0.5, 0.6], network_accuracy=[0.9, 0.95]),
         measured(name, surrogate="svm", tad=[0.0, 0.0], kendall_tau=[0.4, 0.5]),
-        measured("ResNet18 CIFAR10", "Em", kendall_tau=[0.75]),
+        measured("ResNet18 CIFAR10", "Em", "sgd", kendall_tau=[0.75]),
     )
     assert "<script>" not in page and html.escape(name) in page
     # Percent for the difference of accuracies.
@@ -510,7 +564,6 @@ def test_page_has_one_row_a_population_though_a_measure_is_undefined():
     )
     networks = page.split("<h2>Networks</h2>")[1].split("<h2>")[0]
     assert networks.count("<tr>") == 2 and "<td>3</td>" in networks
-    assert "<p>None.</p>" in page.split("<h2>Other surrogates</h2>")[1]
     # What nobody has is a dash.
     assert "<td>–</td>" in networks
 

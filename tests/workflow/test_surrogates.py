@@ -236,6 +236,25 @@ def test_a_foreign_network_is_measured_by_its_own_weights(workflow, monkeypatch)
     assert jobs["subject_outputs"] == jobs["kernel_columns"] == 1 and "dataset" not in jobs
 
 
+def test_code_that_loads_a_network_redoes_its_kernels(workflow, monkeypatch):
+    monkeypatch.setenv("MODEL_METROLOGY_BUILDERS", str(workflow.folder))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 2))
+    torch.save({"model": network.state_dict()}, workflow.folder / "net.pt")
+    (workflow.folder / "nets.py").write_text(BUILDER)
+    workflow.study(foreign_study())
+    folder = "results/foreign/surrogates/my @3Cnet@3E/0000"
+    targets = [f"{folder}/outputs.h5", f"{folder}/kernels/0-40.h5"]
+    workflow.run(*targets)
+    redone = {"subject_outputs": 1, "kernel_columns": 1, "total": 2}
+    for code in ("nets.py", "model_metrology/surrogates/loading.py"):
+        assert workflow.jobs(*targets).get("total", 0) == 0
+        path = workflow.folder / code
+        before = path.read_text()
+        path.write_text(before + "# loaded otherwise\n")
+        assert workflow.jobs(*targets) == redone, code
+        path.write_text(before)
+
+
 def refused(workflow, study, message):
     workflow.study(study)
     result = workflow.run(check=False)
@@ -276,19 +295,54 @@ def test_sentences_need_a_number(workflow):
     assert workflow.jobs()["kernel_columns"] == 2
 
 
-@pytest.mark.slow
-def test_a_study_of_sentences_alone_ends_in_its_report(workflow):
+def language_study(folder, **options):
+    """A study of a tiny language model, and its files."""
     try:
         transformers = hub.load_transformers()
     except ImportError as error:
         pytest.skip(str(error))
-    write_tiny_bert(workflow.folder / "tiny", transformers)
-    write_csv(workflow.folder / "texts.csv", sentences(120))
+    write_tiny_bert(folder / "tiny", transformers)
+    write_csv(folder / "texts.csv", sentences(120))
     reads = {"model": "tiny", "texts": "texts.csv", "test": 40, "max_tokens": 10, "size": 1}
     reads |= {"epochs": 20, "batch_size": 8, "learning_rate": 0.01}
-    options = {"train": 60, "test": 40, "runs": 1, "projection": 50, "bootstraps": 20}
-    study = {"name": "words", "surrogates": {"language": {"BERT": reads}, **options}}
-    workflow.study(study)
+    sizes = {"train": 60, "test": 40, "runs": 1, "projection": 50, "bootstraps": 20}
+    return {"name": "words", "surrogates": {"language": {"BERT": reads}, **sizes, **options}}
+
+
+def test_files_of_a_language_model_redo_what_rests_on_them(workflow):
+    folder = workflow.folder
+    workflow.study(language_study(folder))
+    results = "results/words/surrogates/BERT"
+    targets = [f"{results}/tokens.h5", f"{results}/0000/runs.h5"]
+    workflow.run(*targets)
+
+    def after(path, text):
+        before = (folder / path).read_bytes()
+        (folder / path).write_bytes(before + text)
+        jobs = workflow.jobs(*targets)
+        (folder / path).write_bytes(before)
+        return jobs
+
+    both = {"tokens": 1, "fine_tune": 1, "total": 2}
+    assert after("texts.csv", b"a good day,good\n") == both
+    assert after("tiny/vocab.txt", b"days\n") == both
+    assert after("tiny/model.safetensors", b" ") == {"fine_tune": 1, "total": 1}
+    # Fewer points of the kernels are no other sentences.
+    workflow.study(language_study(folder, train=50))
+    assert workflow.jobs(*targets).get("total", 0) == 0
+
+
+def test_too_few_sentences_stop_the_study_before_it_trains(workflow):
+    workflow.study(language_study(workflow.folder, train=81))
+    result = workflow.run(check=False)
+    said = r"train: kernels of 81 training sentences are asked for, there are 80 beside 40 test"
+    assert result.returncode and re.search(said, result.stdout), result.stdout
+    assert not list((workflow.folder / "results/words").rglob("runs.h5"))
+
+
+@pytest.mark.slow
+def test_a_study_of_sentences_alone_ends_in_its_report(workflow):
+    workflow.study(language_study(workflow.folder))
     workflow.run()
     rows = table(workflow, "faithfulness", "results/words")
     assert rows["kernel"].nunique() == 7
