@@ -687,6 +687,9 @@ def _check_surrogates(study: Study) -> None:
         )
 
 
+_SEEN_FROM = "as seen from the folder that the workflow is run in"
+
+
 def _check_language(options: Surrogates, key: str, language: LanguageInstrument) -> None:
     if language.train is None and options.train is None:
         # How many there are is in files that are not read yet, but decides the jobs.
@@ -694,19 +697,23 @@ def _check_language(options: Surrogates, key: str, language: LanguageInstrument)
             f"{key}.train: say how many sentences to train on, or how many points to use at most, "
             "in surrogates.train"
         )
-    seen_from = "as seen from the folder that the workflow is run in"
     for file_key in ("texts", "test_texts"):
         path = getattr(language, file_key)
         if path is not None and not Path(path).is_file():
             raise ValueError(
-                f"{key}.{file_key}: there is no file {path}; give its path {seen_from}"
+                f"{key}.{file_key}: there is no file {path}; give its path {_SEEN_FROM}"
             )
+    _check_model(key, language.model)
+
+
+def _check_model(key: str, model: str) -> None:
+    """Refuse a pretrained model that is neither a folder with its files nor the name of another."""
     try:
-        folder = local_folder(language.model)
+        folder = local_folder(model)
     except FileNotFoundError as error:
-        raise ValueError(f"{key}.{error} {seen_from}") from None
+        raise ValueError(f"{key}.{error} {_SEEN_FROM}") from None
     for needed in ("config.json", "*.safetensors"):
-        if folder is not None and not any(folder.glob(needed)):
+        if folder is not None and not any(folder.rglob(needed)):
             raise ValueError(
                 f"{key}.model: the folder {folder} has no {needed}; give one with config.json, "
                 "model.safetensors and the tokenizer's files"
@@ -739,6 +746,9 @@ def _check_embeddings(study: Study) -> None:
     for taken in (BASELINES, *itertools.chain.from_iterable(BASELINE_NAMES.values())):
         if taken in options.embedders:
             raise ValueError(f"embeddings.embedders: {taken!r} has a meaning of its own; rename it")
+    for name, embedder in options.embedders.items():
+        if embedder.of_folder and embedder.model is not None:
+            _check_model(f"embeddings.embedders.{name}", embedder.model)
     collections = options.collections()
     for name in (*options.contrasts, *options.translations):
         both = name in options.contrasts and name in options.translations

@@ -263,10 +263,10 @@ def language_options(wildcards):
     return language_of(wildcards).model_dump(mode="json", exclude={"size"})
 
 
-def model_files(wildcards, *patterns):
-    """Files of a language model's folder; none where it comes from a package or the hub."""
-    folder = local_folder(language_of(wildcards).model)
-    found = (folder.glob(pattern) for pattern in patterns) if folder else ()
+def model_files(model, *patterns):
+    """Files in a pretrained model's folder; none where it comes from a package or the hub."""
+    folder = local_folder(model)
+    found = (folder.rglob(pattern) for pattern in patterns) if folder else ()
     return sorted(map(str, chain.from_iterable(found)))
 
 
@@ -274,7 +274,7 @@ def token_inputs(wildcards):
     """Files of sentences and of the tokenizer, where they are not in a package or on the hub."""
     language = language_of(wildcards)
     texts = [path for path in (language.texts, language.test_texts) if path is not None]
-    return texts + model_files(wildcards, "*.json", "*.model", "*.txt")
+    return texts + model_files(language.model, "*.json", "*.model", "*.txt")
 
 
 def poison_of(name):
@@ -495,6 +495,14 @@ def embedder_options(wildcards):
     return study.embeddings.embedders[name_of_folder(wildcards.embedder)].model_dump(
         mode="json"
     )
+
+
+def embedder_files(wildcards):
+    """Files of an embedder that is a folder."""
+    embedder = study.embeddings.embedders[name_of_folder(wildcards.embedder)]
+    if not embedder.of_folder:
+        return []
+    return model_files(embedder.model, "*.json", "*.safetensors*", "*.model", "*.txt")
 
 
 def controls_of(wildcards):

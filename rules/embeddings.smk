@@ -95,7 +95,8 @@ if study.embeddings:
     rule embed:
         # Vectors of all layers, of the items as they are and under each control.
         input:
-            f"{COLLECTION}/items.h5",
+            source_items=f"{COLLECTION}/items.h5",
+            model=embedder_files,
         output:
             f"{EMBEDDED}/embedding.h5",
         log:

@@ -45,7 +45,9 @@ if study.surrogates:
         rule fine_tune:
             input:
                 tokens="<results>/surrogates/{subject}/tokens.h5",
-                model=lambda w: model_files(w, "config.json", "*.safetensors*"),
+                model=lambda w: model_files(
+                    language_of(w).model, "config.json", "*.safetensors*"
+                ),
             output:
                 runs=f"{SUBJECT}/runs.h5",
                 config=f"{SUBJECT}/config.json",

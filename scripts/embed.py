@@ -14,7 +14,7 @@ start_log(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params = snakemake.params
 options, device = Embedder(**params.options), take_device(params.device)
-items = files.read_items(snakemake.input[0])
+items = files.read_items(snakemake.input.source_items)
 model = load_embedder(options, device=device)
 versions = {"": items} | {name: control(items, name) for name in params.controls}
 embeddings = {

@@ -1,6 +1,6 @@
 """What is claimed of embeddings, held against what was measured.
 
-The claims are those of the talk on Vargas et al. 2024 (arXiv:2408.10437). Their words have no
+The claims are those made of Vargas et al. 2024 (arXiv:2408.10437). Their words have no
 thresholds; those below are ours and are written into each row's evidence.
 """
 

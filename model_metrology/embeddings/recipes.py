@@ -172,6 +172,11 @@ class Embedder(Options):
     """Items at a time."""
 
     @property
+    def of_folder(self) -> bool:
+        """Whether the model's name may be that of a folder."""
+        return self.kind in ("transformers", "sentence-transformers") and self.model is not None
+
+    @property
     def of_images(self) -> bool:
         """Whether it embeds images, not texts."""
         return self.kind in IMAGE_EMBEDDERS

@@ -314,8 +314,8 @@ def _separability(rows: pd.DataFrame, keys: list[str], measure: str) -> str:
         table[_heading(method)] = [cells.get(key, "–") for key in table.index]
     table["highest"] = [_heading(_method(highest.loc[key])) for key in table.index]
     return _table(table, "text") + (
-        "<p>In brackets the 95 % interval over groups; p is that of a permutation test of "
-        "accuracy. Read an embedder beside length, n-grams and words: what these do as well, the "
+        "<p>In brackets the 95 % interval over groups; p is that of a permutation test of the "
+        "AUROC. Read an embedder beside length, n-grams and words: what these do as well, the "
         "embedding does not add.</p>"
     )
 

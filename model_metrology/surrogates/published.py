@@ -50,4 +50,4 @@ PUBLISHED: dict[tuple[str, str], dict[str, Value]] = {
     ("BERT-base CoLA", "Em"): _row((-0.3, 0.5), (0.65, 0.02), _BERT, (0.86, 0.02)),
     ("BERT-base CoLA", "CK"): _row((-0.1, 0.1), (0.52, 0.04), _BERT, (0.91, 0.02)),
 }
-"""Published measures by network and kernel, named as in the talk's two tables."""
+"""Published measures by network and kernel, named as in its tables."""

