@@ -129,7 +129,7 @@ def kernels_piece(model: nn.Module, points: torch.Tensor, study: Study, rate: fl
     pairs = {"pseudo": 2 * numbers / rate, "trace": 2 * numbers * outputs / rate}
     for raw in dict.fromkeys(raw for raw, _ in KERNELS.values()):
         with _prepared(raw, model, points, None, options) as ready:
-            size = ready.memory.points() // 2
+            size = ready.memory.side()
             started = time.perf_counter()
             one, other = (
                 ready.hold(ready.x.part(start, start + n, ready.place)) for start in (0, n)

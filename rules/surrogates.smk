@@ -109,7 +109,8 @@ if study.surrogates:
             "../envs/kernels.yaml"
         threads: 1
         resources:
-            # Beside what is held of points: the columns of all kernels, until they are written.
+            # Points and blocks keep to memory_mb; beside them the columns of all kernels, until they
+            # are written.
             mem_mb=growing(
                 lambda w: (
                     surrogates.memory_mb

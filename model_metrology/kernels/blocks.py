@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = [
     "Held",
     "Product",
     "Rows",
+    "add_product",
     "add_upper",
     "assemble",
     "blocks",
@@ -32,12 +35,37 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-Product = Callable[[Tensor, Tensor], Tensor]
-"""A matrix product a bᵀ."""
-
 _SCRATCH_SHARE = 8  # part of the memory that intermediate results may take
+_BLOCK_SHARE = 4  # part of the rest that blocks of a kernel may take from points
+_STRIPS = 8  # strips in which inner products are added to a block
+_STRIP = 256  # rows of one at least: products of fewer are slower
+# An entry of a block in float64, as much of the block before, which its reader still has, and of a
+# strip in single precision and its copy in float64 what a block of some 800 rows has.
+_PAIR_BYTES = 20
 _RUN = 4096  # numbers whose squares are summed in single precision
 _TILE = 512  # columns of a symmetric block that are multiplied at once
+_MIRRORED = 64  # columns of it that are filled at once
+
+
+@dataclass(frozen=True)
+class Product:
+    """Matrix product a bᵀ, in the precision of its operands or of operands that are rounded.
+
+    Attributes
+    ----------
+    kind : dtype, optional
+        What operands are rounded to.
+    """
+
+    kind: torch.dtype | None = None
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Inner products (n, m) of rows (n, k) and (m, k), in the precision of the former."""
+        return (self.rounded(a) @ self.rounded(b).T).to(a.dtype)
+
+    def rounded(self, a: Tensor) -> Tensor:
+        """An operand as it is multiplied: rounded once, where it enters several products."""
+        return a if self.kind is None else a.to(self.kind)
 
 
 class Held(Protocol):
@@ -73,7 +101,7 @@ class Rows:
         """Inner products (n, m), and both squared norms."""
         total = self._zeros(others)
         for a, b in zip(self.parts, others.parts, strict=True):
-            total += self.product(a, b)
+            add_product(total, a, b, self.product)
         return total, self._squares(), others._squares()
 
     def _zeros(self, others: Rows) -> Tensor:
@@ -112,13 +140,13 @@ class Memory:
     Attributes
     ----------
     megabytes : float
-        In all, kernels not counted.
+        In all, whole kernels not counted.
     point_bytes : int
         Held of one point.
     """
 
     megabytes: float
-    point_bytes: int
+    point_bytes: int = 0
 
     @property
     def scratch(self) -> float:
@@ -127,18 +155,33 @@ class Memory:
 
     @property
     def available(self) -> float:
-        """Bytes for what is held of points."""
+        """Bytes for what is held of points, and for blocks of a kernel."""
         return self.megabytes * 1e6 - self.scratch
 
-    def points(self) -> int:
-        """How many points can be held at once, two at least."""
+    def for_points(self, rows: int, columns: int) -> float:
+        """Bytes for points beside a kernel in one block, or in blocks where it takes too much."""
+        return self.available - min(_PAIR_BYTES * rows * columns, self.available / _BLOCK_SHARE)
+
+    def side(self) -> int:
+        """How many points a block may have, with those of two blocks held."""
         if self.available < 2 * self.point_bytes:
             raise self.too_small(2 * self.point_bytes)
-        return int(self.available // max(self.point_bytes, 1))
+        # The root of 2 · point_bytes · side + _PAIR_BYTES · side² = available.
+        root = math.sqrt(self.point_bytes**2 + _PAIR_BYTES * self.available)
+        return max(int(self.available / (self.point_bytes + root)), 1)
+
+    def side_beside(self, points: int, rows: int, columns: int) -> int:
+        """How many points a block of a kernel may have, with so many points held in all."""
+        pairs = int((self.available - points * self.point_bytes) / _PAIR_BYTES)
+        return max(rows, columns) if rows * columns <= pairs else max(math.isqrt(pairs), 1)
 
     def too_small(self, held: float) -> TooSmallError:
         """The error of a memory that is not to hold so many bytes."""
         return too_small(self.megabytes, held * _SCRATCH_SHARE / (_SCRATCH_SHARE - 1))
+
+
+_Take = Callable[[Points, int], Held]
+"""What is held of a block of points that begins somewhere."""
 
 
 def blocks(
@@ -169,9 +212,10 @@ def blocks(
     ValueError
         If a vector is not finite, or memory is too small for two points.
     """
-    room = memory.points()
-    whole = len(x) + (0 if y is None else len(y)) <= room
-    size = room if whole else max(room // 2, 1)
+    rows, columns = len(x), len(x if y is None else y)
+    total = rows if y is None else rows + columns
+    size = memory.side()
+    whole = total * memory.point_bytes <= memory.for_points(rows, columns)
 
     def held(points: Points, start: int) -> Held:
         one = hold(points.part(start, start + size, place))
@@ -179,9 +223,13 @@ def blocks(
             refuse_outputs(one.outputs, points, start)
         return one
 
-    found = _symmetric(held, what, x, size) if y is None else _cross(held, what, x, y, size)
-    total = len(x) * (len(x) + 1) // 2 if y is None else len(x) * len(y)
-    yield from _with_progress(found, what, total)
+    take: _Take = held
+    if whole:
+        # All points fit, in one block or several: nothing of them is computed twice.
+        size, take = memory.side_beside(total, rows, columns), cache(held)
+    found = _symmetric(take, what, x, size) if y is None else _cross(take, what, x, y, size)
+    pairs = rows * (rows + 1) // 2 if y is None else rows * columns
+    yield from _with_progress(found, what, pairs)
 
 
 def _with_progress(found: Iterator[Block], what: str, total: int) -> Iterator[Block]:
@@ -199,39 +247,54 @@ def _with_progress(found: Iterator[Block], what: str, total: int) -> Iterator[Bl
             )
 
 
-def _cross(
-    held: Callable[[Points, int], Held], what: str, x: Points, y: Points, size: int
-) -> Iterator[Block]:
-    one = held(y, 0) if len(y) <= size else None
+# What the two generators below have named, they drop before they go on: no more is held than two
+# blocks of points, and one of the kernel beside the one that its reader still has.
+
+
+def _cross(take: _Take, what: str, x: Points, y: Points, size: int) -> Iterator[Block]:
+    one = take(y, 0) if len(y) <= size else None
     for i in range(0, len(x), size):
-        left = held(x, i)
+        left = take(x, i)
         for j in range(0, len(y), size):
-            right = held(y, j) if one is None else one
-            values, rows, columns = left.with_others(right)
-            squares = _finite(rows, what, x, i), _finite(columns, what, y, j)
-            yield Block(i, j, values.cpu().numpy(), *squares)
+            yield _across(left, take(y, j) if one is None else one, what, x, y, i, j)
+        del left
 
 
-def _symmetric(
-    held: Callable[[Points, int], Held], what: str, x: Points, size: int
-) -> Iterator[Block]:
+def _across(
+    left: Held, right: Held, what: str, x: Points, y: Points, row: int, column: int
+) -> Block:
+    values, rows, columns = left.with_others(right)
+    squares = _finite(rows, what, x, row), _finite(columns, what, y, column)
+    return Block(row, column, values.cpu().numpy(), *squares)
+
+
+def _symmetric(take: _Take, what: str, x: Points, size: int) -> Iterator[Block]:
     squares: dict[int, Array] = {}
     for i in range(0, len(x), size):
-        left = held(x, i)
-        values = left.with_itself()
-        squares[i] = _finite(values.diagonal(), what, x, i)
-        yield Block(i, i, values.cpu().numpy(), squares[i], squares[i])
+        left = take(x, i)
+        block = _itself(left, what, x, i)
+        squares[i] = block.row_squares
+        yield block
+        del block
         # Columns to the left: their squares are known by then.
         for j in range(0, i, size):
-            right = held(x, j)
-            above = right.with_others(left)[0].cpu().numpy()
+            above = take(x, j).with_others(left)[0].cpu().numpy()
             yield Block(j, i, above, squares[j], squares[i])
+            del above
+        del left
+
+
+def _itself(one: Held, what: str, x: Points, start: int) -> Block:
+    values = one.with_itself()
+    squares = _finite(values.diagonal(), what, x, start)
+    return Block(start, start, values.cpu().numpy(), squares, squares)
 
 
 def _finite(squares: Tensor, what: str, points: Points, start: int) -> Array:
     remedy = "check the point and the weights"
     points.refuse(~squares.isfinite().cpu(), f"{what} is not finite", remedy, start)
-    return np.asarray(squares.cpu().numpy())
+    # A copy: a view of a diagonal would keep all of its block.
+    return squares.cpu().numpy().copy()
 
 
 def assemble(
@@ -271,11 +334,20 @@ def refuse_zero(squares: Array, what: str, points: Points) -> None:
 
 def add_upper(into: Tensor, rows: Tensor, product: Product) -> None:
     """Add to a matrix (n, n), on and above its diagonal, inner products of rows (n, k)."""
-    n = len(rows)
-    step = max(min(_TILE, n // 8), 64)
+    n, rows = len(rows), product.rounded(rows)
+    step = max(min(_TILE, n // _STRIPS), 64)
     for start in range(0, n, step):
         stop = min(start + step, n)
         into[:stop, start:stop] += product(rows[:stop], rows[start:stop])
+
+
+def add_product(into: Tensor, rows: Tensor, columns: Tensor, product: Product) -> None:
+    """Add to a matrix (n, m) inner products of rows (n, k) and columns (m, k)."""
+    rows, columns = product.rounded(rows), product.rounded(columns)
+    step = max(len(rows) // _STRIPS, _STRIP)
+    # A product in one piece, and its copy in float64, would take more than the matrix does.
+    for start in range(0, len(rows), step):
+        into[start : start + step] += product(rows[start : start + step], columns)
 
 
 def squared_norms(rows: Tensor) -> Tensor:
@@ -294,12 +366,16 @@ def squared_norms(rows: Tensor) -> Tensor:
 
 
 def mirrored(upper: Tensor) -> Tensor:
-    """The symmetric matrix of what is on and above a diagonal."""
-    return upper.triu() + upper.triu(1).T
+    """The symmetric matrix of what is on and above a diagonal, in the memory of that."""
+    # In place, as another (n, n) would take as much again; in tiles that caches hold.
+    for start in range(0, len(upper), _MIRRORED):
+        stop = start + _MIRRORED
+        corner = upper[start:stop, start:stop]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        upper[stop:, start:stop] = upper[start:stop, stop:].T
+    return upper
 
 
 def product_in(precision: str) -> Product:
     """Matrix product a bᵀ in a precision: that of its operands, or with bfloat16 operands."""
-    if precision == "bfloat16":
-        return lambda a, b: (a.bfloat16() @ b.bfloat16().T).to(a.dtype)
-    return lambda a, b: a @ b.T
+    return Product(torch.bfloat16 if precision == "bfloat16" else None)

@@ -54,7 +54,8 @@ class Options:
     Attributes
     ----------
     memory_mb : float
-        Memory for what is held of points, in 10⁶ bytes; kernels come on top.
+        Memory for what is held of points and for blocks of kernels, in 10⁶ bytes; whole kernels
+        come on top.
     device : device, optional
         Where to compute; by default where the model is, to which it returns.
     only : sequence of str, optional
@@ -155,9 +156,9 @@ def trace_ntk(
         Divide by the root of both diagonals: a cosine, 1 on the diagonal. Otherwise plain sums,
         divided neither by the width nor by C.
     memory_mb : float
-        Memory for gradients and activations, in 10⁶ bytes, to which blocks are sized; the kernel
-        comes on top, and two gradients while forms are chosen. Where it does not hold all points,
-        gradients are computed more than once.
+        Memory for gradients, activations and the block of the kernel under way, in 10⁶ bytes, to
+        which blocks are sized; the whole kernel comes on top, and two gradients while forms are
+        chosen. Where it does not hold all points, gradients are computed more than once.
     device : device, optional
         Where to compute; by default where the model is, to which it returns.
     only : sequence of str, optional
@@ -332,20 +333,32 @@ def _whole(
 ) -> Array:
     with _prepared(raw, model, x, y, options) as ready:
         result = assemble(ready.blocks(), ready.what, ready.x, ready.y, normalize)
-    if options.precision != "model":
-        _show_error(raw, model, x, y, normalize, options, result)
+    log_error(raw, model, x, y, normalize, options, result)
     return result
 
 
-def _show_error(
+def log_error(
     raw: Raw,
     model: nn.Module,
     x: Tensor | ArrayLike,
     y: Tensor | ArrayLike | None,
     normalize: bool,
     options: Options,
-    result: Array,
+    result: NDArray[np.floating],
 ) -> None:
+    """Log what a precision below the model's has cost a kernel, from the first of its points.
+
+    Parameters
+    ----------
+    raw, model, x, y, options
+        As of :func:`kernel_blocks`, which the kernel has come from.
+    normalize : bool
+        Whether the kernel is normalised.
+    result : ndarray, shape (N, M)
+        The kernel; more rows or columns than there are points are not looked at.
+    """
+    if options.precision == "model":
+        return
     exact = replace(options, precision="model")
     few = [None if v is None else torch.as_tensor(v)[:_SHOWN] for v in (x, y)]
     expected = _whole(raw, model, few[0], few[1], normalize, exact)  # type: ignore[arg-type]
@@ -398,7 +411,7 @@ def _of_gradients(
     plan = make_plan(model, parameters, heads, probe, activations)
     product = product_in(options.precision)
     points = len(x) + (0 if y is None else len(y))
-    available = Memory(options.memory_mb, 0).available
+    available = Memory(options.memory_mb).for_points(len(x), len(x if y is None else y))
     at_once = plan.at_once(available, points)
     project = raw.startswith("projected")
     if project or plan.best_written(at_once, available, points):
@@ -455,12 +468,13 @@ def _of_features(
     classes: int,
 ) -> _Ready:
     product = product_in(options.precision)
-    for points in (x, y):
-        if points is not None:
-            check_finite(model, points, place)
-
     one = x.part(0, 1, place)
     passing = activation_bytes(model, one)
+    step = min(max(int(Memory(options.memory_mb).scratch // max(passing, 1)), 1), _AT_ONCE)
+    for points in (x, y):
+        if points is not None:
+            check_finite(model, points, place, step)
+
     if raw == "embedding":
         size = 2 * sum(part.nbytes for part in module_outputs(model, one)) + passing
         memory = Memory(options.memory_mb, size)
@@ -471,7 +485,6 @@ def _of_features(
     memory = Memory(options.memory_mb, 2 * penultimate(model, one).nbytes + copied)
     if passing > memory.available:
         raise memory.too_small(passing)
-    step = min(max(int(memory.scratch // max(passing, 1)), 1), _AT_ONCE)
 
     def features(points: Tensor) -> list[Tensor]:
         return [torch.cat([penultimate(model, some) for some in points.split(step)])]

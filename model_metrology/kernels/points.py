@@ -31,8 +31,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_CHECKED = 256  # points whose outputs are looked at together
-
 
 @dataclass(frozen=True)
 class Points:
@@ -172,10 +170,10 @@ def refuse_outputs(outputs: Tensor, points: Points, start: int) -> None:
 
 
 @torch.no_grad()
-def check_finite(model: nn.Module, points: Points, place: torch.device) -> None:
-    """Raise ValueError at the first point whose outputs are not finite."""
-    for start in range(0, len(points), _CHECKED):
-        refuse_outputs(model(points.part(start, start + _CHECKED, place)), points, start)
+def check_finite(model: nn.Module, points: Points, place: torch.device, step: int) -> None:
+    """Raise ValueError at the first point whose outputs are not finite; `step` at a time."""
+    for start in range(0, len(points), step):
+        refuse_outputs(model(points.part(start, start + step, place)), points, start)
 
 
 def activation_bytes(model: nn.Module, point: Tensor) -> int:

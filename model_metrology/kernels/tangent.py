@@ -19,6 +19,7 @@ from torch.func import functional_call, grad, vmap
 
 from model_metrology.kernels.blocks import (
     Product,
+    add_product,
     add_upper,
     mirrored,
     product_in,
@@ -588,7 +589,7 @@ class _Sum:
         if self.symmetric:
             add_upper(into, rows[0], self.product)
             return
-        into += self.product(rows[0], rows[1])
+        add_product(into, rows[0], rows[1], self.product)
         for squares, side in zip(self.squares, rows, strict=True):
             squares += squared_norms(side)
 

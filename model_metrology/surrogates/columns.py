@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 # Not from the package, whose names are lazy: digests of code follow plain imports alone.
-from model_metrology.kernels.functions import Options, kernel_blocks
+from model_metrology.kernels.functions import Options, kernel_blocks, log_error
 from model_metrology.kernels.names import Raw
 from model_metrology.kernels.points import TooSmallError
 from model_metrology.surrogates.outputs import KernelColumns
@@ -94,6 +94,7 @@ def _columns(raw: Raw, subject: Subject, start: int, stop: int, options: Options
         _put(train, block.values, start + block.row, block.column)
         _put(train, block.values.T, start + block.column, block.row)
         squares[0][block.row : block.row + len(block.row_squares)] = block.row_squares
+    log_error(raw, subject.model, columns, None, False, options, train[start:])
     for target, rows in ((train, subject.train[:start]), (test, subject.test)):
         if not len(rows):
             continue

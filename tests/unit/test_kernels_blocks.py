@@ -23,7 +23,7 @@ def random(*shape, dtype=torch.float64):
 def test_a_matrix_is_mirrored_in_its_own_memory(n):
     upper = random(n, n)
     expected = upper.triu() + upper.triu(1).T
-    upper += torch.full((n, n), 1e300).tril(-1)  # of no account
+    upper += torch.full((n, n), 1e30).tril(-1)  # of no account
     whole = mirrored(upper)
     assert whole.data_ptr() == upper.data_ptr()
     assert torch.equal(whole, expected)
@@ -48,7 +48,7 @@ def test_products_are_added_in_strips(n, m, kind):
     product.sizes.clear(), product.kinds.clear()
     into = torch.ones(n, m, dtype=torch.float64)
     add_product(into, rows, columns, product)
-    assert max(product.sizes) <= max(n / 8, 64) * m
+    assert max(product.sizes) <= max(n / 8, 256) * m
     expected = 1 + Product(kind)(rows, columns).double()
     torch.testing.assert_close(into, expected, rtol=0, atol=1e-5 if kind is None else 1e-1)
     product.sizes.clear()
@@ -75,7 +75,7 @@ def test_blocks_are_sized_by_what_points_and_blocks_take(megabytes, point_bytes)
     side = memory.side()
     assert 2 * side * point_bytes + ENTRY * side**2 <= memory.available or side == 1
     beyond = 1.1 * side + 1  # not much smaller than it might be
-    assert 2 * beyond * point_bytes + 18 * beyond**2 > memory.available
+    assert 2 * beyond * point_bytes + 20 * beyond**2 > memory.available
     for rows, columns in ((10, 10), (1000, 1000), (30_000, 30_000), (30_000, 3)):
         held = int(memory.for_points(rows, columns) // max(point_bytes, 1))
         beside = memory.side_beside(held, rows, columns)

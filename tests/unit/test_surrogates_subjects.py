@@ -555,10 +555,12 @@ def test_a_process_that_runs_out_of_memory_goes_on_with_less_or_says_so():
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     enough, hardly_any = run("inf"), run("5")
-    # The first that is not enough, by less than what half of the blocks' memory leaves room for.
-    sizes = map(str, range(180, 100, -10))
-    little = next(done for mb in sizes if "out of memory" in (done := run(mb)).stderr)
-    assert enough.returncode == little.returncode == 0, little.stderr[-2000:]
-    assert "out of memory" not in enough.stderr and "out of memory" in little.stderr
+    # The first that is not enough and goes on; not each does, for what is left in pieces may not do
+    # for a convolution of any size.
+    tried = map(run, map(str, range(180, 100, -10)))
+    short = (done for done in tried if "out of memory" in done.stderr)
+    little = next((done for done in short if not done.returncode), None)
+    assert enough.returncode == 0 and little is not None
+    assert "out of memory" not in enough.stderr
     assert float(little.stdout) == pytest.approx(float(enough.stdout), rel=1e-5)
     assert hardly_any.returncode and "lower surrogates.tile" in hardly_any.stderr
