@@ -260,7 +260,8 @@ class Surrogates(Options):
     precision: Literal["model", "tf32", "bfloat16"] = "model"
     """Precision of the kernels' matrix products; a lower one's error is logged."""
     memory_mb: int = Field(2000, ge=1)
-    """Memory of a kernel job for what it holds of points, besides the kernel."""
+    """Memory of a kernel job for what it holds of points and for blocks of a kernel under way; the
+    columns that it writes come on top."""
     tile: int | None = Field(None, ge=2)
     """Columns of a kernel that one job computes; null: all in one job."""
     keep_kernels: bool = True

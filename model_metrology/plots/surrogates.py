@@ -487,35 +487,6 @@ def _logit_tick(value: float, _: Any = None) -> str:
 # -- attributions --------------------------------------------------------------------------------
 
 
-def _letter_values(values: Array, least: int = 5) -> list[tuple[float, float]]:
-    """Quantile pairs 1/4, 1/8, …, as long as at least so many values lie beyond each end."""
-    fractions = [0.25]
-    while len(values) * fractions[-1] / 2 >= least:
-        fractions.append(fractions[-1] / 2)
-    return [(float(a), float(b)) for a, b in (np.quantile(values, [f, 1 - f]) for f in fractions)]
-
-
-def _letter_boxes(axes: Axes, values: Array, x: float, tint: str) -> None:
-    """Nested boxes of the quantiles, halving the tail each; what lies beyond them as points."""
-    boxes = _letter_values(values)
-    for depth in range(len(boxes) - 1, -1, -1):
-        low, high = boxes[depth]
-        width = 0.8 * 0.78**depth
-        axes.bar(
-            x, high - low, width, bottom=low, color=tint, alpha=max(0.75 - 0.07 * depth, 0.15),
-            linewidth=0,
-        )  # fmt: skip
-    axes.plot(
-        [x - 0.4, x + 0.4], [np.median(values)] * 2, color=style.REFERENCE, linewidth=1.4,
-        label="_median",
-    )  # fmt: skip
-    low, high = boxes[-1]
-    beyond = values[(values < low) | (values > high)]
-    axes.plot(
-        np.full(len(beyond), x), beyond, ".", color=tint, markersize=4, alpha=0.8, label="_beyond"
-    )
-
-
 @style.styled
 def attribution_classes_figure(
     attribution: pd.DataFrame,
@@ -573,7 +544,9 @@ def attribution_classes_figure(
 
 
 def _by_class(axes: Axes, part: pd.DataFrame) -> None:
-    """Attributions of one test point by class of the training point."""
+    """Attributions of one test point by class of the training point, as letter-value plots."""
+    import seaborn  # Here: other figures need not wait a second for it.
+
     label, predicted = int(part["label"].iloc[0]), int(part["predicted"].iloc[0])
     classes = [int(c) for c in sorted(part["train_label"].unique())]
     signs = {predicted: "▲"}
@@ -582,9 +555,15 @@ def _by_class(axes: Axes, part: pd.DataFrame) -> None:
     sums = part.groupby("train_label")["attribution"].sum()
     # As many decimals for all as show two digits of the largest.
     decimals = int(np.clip(2 - np.ceil(np.log10(max(sums.abs().max(), 1e-3))), 1, 3))
+    seaborn.boxenplot(
+        part, x="train_label", y="attribution", hue="train_label", order=classes,
+        hue_order=classes, palette=[tints.get(c, _OTHERS) for c in classes], saturation=1.0,
+        k_depth="tukey", linewidth=0.0, legend=False, ax=axes,
+        line_kws={"color": style.REFERENCE, "linewidth": 1.4},
+        flier_kws={"facecolor": _OTHERS, "edgecolor": "none", "s": 8},
+    )  # fmt: skip
+    axes.set(xlabel="", ylabel="")
     for x, c in enumerate(classes):
-        values = part.loc[part["train_label"] == c, "attribution"].to_numpy(dtype=float)
-        _letter_boxes(axes, values, x, tints.get(c, _OTHERS))
         axes.annotate(
             _signed(sums[c], f".{decimals}f"), (x, 1.0), xycoords=("data", "axes fraction"),
             xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8,

@@ -79,6 +79,7 @@ IMPORT_NAMES = {
     "sklearn": "scikit-learn",
     "torch": "pytorch",
     "matplotlib": "matplotlib-base",
+    "seaborn": "seaborn-base",
 }
 
 

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PatchCollection, PathCollection
 from scipy import stats
 
 from model_metrology.data.datasets import Dataset
@@ -505,33 +506,25 @@ def test_attributions_are_boxes_of_their_quantiles():
     axes = figure.axes[2]
     part = table[(table["population"] == NAMES[1]) & (table["point"] == 13)]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0\n★", "1\n▲", "2\n"]
-    medians = [line.get_ydata()[0] for line in lines(axes, "_median")]
-    assert medians == pytest.approx(part.groupby("train_label")["attribution"].median().tolist())
-    boxes = [
-        (bar.get_y(), bar.get_y() + bar.get_height())
-        for bar in axes.patches
-        if np.isclose(bar.get_width(), 0.8)
-    ]
-    quartiles = part.groupby("train_label")["attribution"].quantile([0.25, 0.75]).unstack()
-    assert np.allclose(boxes, quartiles)
+    of_class = part.groupby("train_label")["attribution"]
+    medians = [line.get_ydata()[0] for line in axes.lines[:3]]
+    assert medians == pytest.approx(of_class.median().tolist())
+    # About a hundred points a class: halves, quarters and eighths of each tail.
+    stacks = [c for c in axes.collections if isinstance(c, PatchCollection)]
+    expected = of_class.quantile([1 / 16, 1 / 8, 1 / 4, 3 / 4, 7 / 8, 15 / 16]).unstack()
+    for boxes, (_, ends) in zip(stacks, expected.iterrows(), strict=True):
+        seen = np.unique(np.round([box.vertices[:, 1] for box in boxes.get_paths()], 12))
+        assert np.allclose(seen, ends)
     sums = part.groupby("train_label")["attribution"].sum()
     texts = [float(text.get_text().replace("−", "-")) for text in axes.texts]
     # Numbers are rounded to a tenth at the coarsest.
     assert texts == pytest.approx(sums.tolist(), abs=0.051)
     # Boxes and points together hold all the values' range.
-    beyond = np.concatenate([line.get_ydata() for line in lines(axes, "_beyond")])
+    points = [c for c in axes.collections if isinstance(c, PathCollection)]
+    beyond = np.concatenate([c.get_offsets()[:, 1] for c in points])
     assert beyond.max() == part["attribution"].max() and beyond.min() == part["attribution"].min()
     low, high = axes.get_ylim()
     assert low < beyond.min() and beyond.max() < high
-
-
-def test_letter_values_halve_the_tails():
-    values = np.arange(160.0)
-    found = surrogates._letter_values(values)
-    # 160 points: 40, 20, 10 and 5 in each tail, and no fewer.
-    expected = [np.quantile(values, [f, 1 - f]) for f in (1 / 4, 1 / 8, 1 / 16, 1 / 32)]
-    assert np.allclose(found, expected)
-    assert surrogates._letter_values(np.zeros(2)) == [(0.0, 0.0)]
 
 
 def test_attributions_without_mistakes_or_spread_are_said_and_drawn():

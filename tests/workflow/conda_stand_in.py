@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-CONDA_NAMES = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
+CONDA_NAMES = {"matplotlib-base": "matplotlib", "pytorch": "torch", "seaborn-base": "seaborn"}
 """Packages that conda-forge and PyPI call differently."""
 
 SCRIPTS_RUN = "scripts-run.txt"
