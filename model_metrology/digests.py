@@ -69,7 +69,8 @@ def code_digest(*modules: str, without: str = "") -> str:
     *modules : str
         Dotted names, e.g. ``"model_metrology.training"``.
     without : str
-        A module that is imported but decides no result: neither it nor its imports count.
+        A module that is imported but decides no result: it does not count, nor what is imported
+        through it alone.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def code_digest(*modules: str, without: str = "") -> str:
     """
     found: dict[str, Path] = {}
     pending = list(modules)
-    for module in modules:
+    for module in (*modules, *filter(None, [without])):
         if _file_of(module) is None:
             raise ValueError(f"{module}: no such module in {_NAME}")
     while pending:

@@ -15,7 +15,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -681,6 +681,8 @@ def _check_surrogates(study: Study) -> None:
         _check_points(study, options, dataset)
     for name in options.sgd_l2:
         _known("network", f"{key}.sgd_l2", name, dict.fromkeys(options.named()))
+    if options.sgd_l2 and "sgd" not in options.solvers:
+        raise ValueError(f"{key}.sgd_l2: sgd is not fitted; add it to {key}.solvers")
     if options.attribution_kernel not in options.kernels:
         raise ValueError(
             f"{key}.attribution_kernel: {options.attribution_kernel} is not among the kernels; add "
@@ -707,16 +709,19 @@ def _check_language(options: Surrogates, key: str, language: LanguageInstrument)
     _check_model(key, language.model)
 
 
-def _check_model(key: str, model: str) -> None:
+_MODEL_FILES = ("config.json", "*.safetensors")
+
+
+def _check_model(key: str, model: str, files: Sequence[str] = _MODEL_FILES) -> None:
     """Refuse a pretrained model that is neither a folder with its files nor the name of another."""
     try:
         folder = local_folder(model)
     except FileNotFoundError as error:
         raise ValueError(f"{key}.{error} {_SEEN_FROM}") from None
-    for needed in ("config.json", "*.safetensors"):
-        if folder is not None and not any(folder.rglob(needed)):
+    for needed in files:
+        if folder is not None and not any(folder.glob(needed)):
             raise ValueError(
-                f"{key}.model: the folder {folder} has no {needed}; give one with config.json, "
+                f"{key}.model: the folder {folder} has no {needed}; give one with {files[0]}, "
                 "model.safetensors and the tokenizer's files"
             )
 
@@ -724,11 +729,16 @@ def _check_model(key: str, model: str) -> None:
 def _check_points(study: Study, options: Surrogates, dataset: str) -> None:
     """Refuse training points of which a class has too few to fit a surrogate."""
     spec = study.spec(dataset)
-    points = study.datasets[dataset].train or spec.train_size
-    if options.train is not None:
-        points = min(options.train, points)
+    there = study.datasets[dataset].train or spec.train_size
+    points = there if options.train is None else min(options.train, there)
     # Some of each class choose l2, and others are fitted with it.
     needed = 2 if options.l2 == "auto" else 1
+    poison = study.datasets[dataset].poison
+    if poison is not None and poison.count(there) * points < there:
+        raise ValueError(
+            f"surrogates.train: among {points} of {there} points of {dataset} less than one of its "
+            f"{poison.count(there)} poisoned is to be expected; take more (null: all)"
+        )
     counts = spec.class_counts(points)
     if (fewest := min(counts)) < needed:
         raise ValueError(
@@ -749,7 +759,9 @@ def _check_embeddings(study: Study) -> None:
             raise ValueError(f"embeddings.embedders: {taken!r} has a meaning of its own; rename it")
     for name, embedder in options.embedders.items():
         if embedder.of_folder and embedder.model is not None:
-            _check_model(f"embeddings.embedders.{name}", embedder.model)
+            of_parts = embedder.kind == "sentence-transformers"
+            needed = ["modules.json"] if of_parts else _MODEL_FILES
+            _check_model(f"embeddings.embedders.{name}", embedder.model, needed)
     collections = options.collections()
     for name in (*options.contrasts, *options.translations):
         both = name in options.contrasts and name in options.translations

@@ -263,11 +263,17 @@ def language_options(wildcards):
     return language_of(wildcards).model_dump(mode="json", exclude={"size"})
 
 
-def model_files(model, *patterns):
+@cache
+def model_files(model, *names):
     """Files in a pretrained model's folder; none where it comes from a package or the hub."""
     folder = local_folder(model)
-    found = (folder.rglob(pattern) for pattern in patterns) if folder else ()
-    return sorted(map(str, chain.from_iterable(found)))
+    # The parts of an embedder are in folders of their own, one deep.
+    found = (
+        folder.glob(f"{inside}{name}")
+        for name in (names if folder else ())
+        for inside in ("", "*/")
+    )
+    return sorted(set(map(str, chain.from_iterable(found))))
 
 
 def token_inputs(wildcards):
@@ -444,8 +450,9 @@ def compared_keys():
     for name, size in study.surrogates.subjects(study.populations).items():
         kind = subject_kind(name)
         if kind == "population":
-            architecture = study.populations[name].architecture.model_dump_json()
-            recipe = study.populations[name].recipe.model_dump_json()
+            population = study.populations[name]
+            architecture = population.architecture.model_dump_json()
+            recipe = population.recipe.model_dump_json(exclude={"checkpoint_epochs"})
         elif kind == "instrument":
             instrument = study.surrogates.instruments[name]
             architecture = f"{instrument.builder} {instrument.arguments}"

@@ -4,7 +4,7 @@ if study.surrogates:
     surrogates = study.surrogates
     subjects = surrogates.subjects(study.populations)
     SUBJECT = "<results>/surrogates/{subject}/{run}"
-    # How other stages' files are laid out decides no kernel.
+    # How files are read is left out: a change to those of other stages would redo hours of kernels.
     KERNEL_CODE = code_digest(
         "model_metrology.surrogates.columns",
         "model_metrology.surrogates.loading",

@@ -417,7 +417,8 @@ def _of_gradients(
     if project or plan.best_written(at_once, available, points):
         sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         into = Sketch(options.dim, options.seed) if project else Layout(sizes)
-        memory = Memory(options.memory_mb, len(heads) * into.dim * kind.itemsize)
+        rounded = 0 if product.kind is None else product.kind.itemsize
+        memory = Memory(options.memory_mb, len(heads) * into.dim * (kind.itemsize + rounded))
         # What the rows of all points leave free, while gradients are computed.
         spare = max(options.memory_mb * 1e6 - points * memory.point_bytes, memory.scratch)
         write = _written(plan, model, into, memory.scratch / 4, spare / 2, product)

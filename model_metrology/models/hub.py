@@ -56,7 +56,8 @@ def load_transformers(extra: str = "language") -> Any:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise ImportError(
-            f"language models need the package transformers: pip install 'model-metrology[{extra}]'"
+            "language models need the package transformers: in a checkout, "
+            f"pip install -e '.[{extra}]'"
         ) from error
 
 

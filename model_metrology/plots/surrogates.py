@@ -273,7 +273,7 @@ def published_figure(summary: pd.DataFrame) -> Figure:
     if given.empty:
         return style.in_words("Nothing of what was measured here has a published value.")
     # The published surrogates are of this solver; without it the networks' accuracy is left.
-    solver = "sgd" if (given["surrogate"] == "sgd").any() else given["surrogate"].iloc[0]
+    solver = "sgd" if (given["surrogate"] == "sgd").any() else "glm"
     given = given[given["surrogate"] == solver]
     given = given.assign(place=_rows(given))
     lines = given.drop_duplicates("place").sort_values("place")
@@ -301,7 +301,7 @@ def published_figure(summary: pd.DataFrame) -> Figure:
     grid[0][0].set_yticks(range(len(lines)), labels)
     grid[0][0].set_ylim(len(lines) - 0.4, -0.6)
     handles = [
-        style.handle(0, f"here ({style.plain(solver)}), ± standard error"),
+        style.handle(0, f"here{' (sgd)' * (solver == 'sgd')}, ± standard error"),
         Line2D([], [], label="published, ± standard error", **_OPEN),
         Line2D(
             [], [], color=style.colour(1), linewidth=2.2, label="over two standard errors apart"
@@ -784,8 +784,9 @@ def agreement_figure(agreement: pd.DataFrame, *, kernel: str | None = None) -> F
     left, right = grid[-1]
     left.set_xlabel("rank correlation of a test point's attributions")
     right.set_xlabel("test points with the same prediction (%)")
-    for axes in (left, right):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    for axes, above in zip((left, right), grid[0], strict=True):
+        handles = above.get_legend_handles_labels()
+        axes.legend(*handles, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     figure.suptitle(f"kernel {_kernel(kernel)}", fontsize=11)
     return figure
 
@@ -884,7 +885,7 @@ def poison_figure(poison: pd.DataFrame) -> Figure:
         axes.set_title(
             f"{style.plain(style.short(name, 30))}\n"
             f"{style.plain(style.short(trigger, 30))}, {100 * fraction:g} % poisoned\n"
-            f"{int(images['fooled'].astype(bool).sum())} of {len(images)} images fool the network",
+            f"fooled in {int(images['fooled'].astype(bool).sum())} of {len(images)} cases",
             fontsize=9,
         )
         if i + columns < len(keys):
@@ -1004,12 +1005,12 @@ def poison_curves_figure(poison_curves: pd.DataFrame) -> Figure:
 
 
 def _title_curves(axes: Axes, name: str, rows: pd.DataFrame) -> None:
-    """A population's name, and how many of its triggered images fool the network."""
+    """A population's name, and how many triggered images, of all runs, fool the network."""
     one = rows[rows["kernel"] == rows["kernel"].iloc[0]].drop_duplicates("fooled")
     fooling = int(one.loc[one["fooled"].astype(bool), "images"].sum())
     axes.set_title(
         f"{style.plain(style.short(name, 28))}\n"
-        f"{fooling} of {int(one['images'].sum())} images fool the network",
+        f"fooled in {fooling} of {int(one['images'].sum())} cases",
         fontsize=10,
     )
 

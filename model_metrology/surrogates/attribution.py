@@ -136,8 +136,8 @@ def attribution_agreement(a: ArrayLike, b: ArrayLike, labels: ArrayLike | None =
     """Do two models explain themselves alike? Rank correlation for each test point.
 
     Points of the predicted label support a prediction and others oppose it, whatever the model:
-    with two classes of the same size that alone gives a correlation of 3/4. Within `labels` it
-    counts for nothing.
+    where both models predict the same of two classes of the same size, that alone gives a
+    correlation of 3/4. Within `labels` it counts for nothing.
 
     Parameters
     ----------

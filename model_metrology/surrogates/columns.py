@@ -56,8 +56,9 @@ def kernel_columns(
         )
     memory = options.memory_mb
     while True:
+        fitting = replace(options, memory_mb=memory)
         try:
-            return _columns(raw, subject, start, stop, replace(options, memory_mb=memory))
+            found = _columns(raw, subject, start, stop, fitting)
         except TooSmallError:
             if memory == options.memory_mb:
                 raise
@@ -66,6 +67,10 @@ def kernel_columns(
             if not _out_of_memory(error):
                 raise
             reason = str(error)
+        else:
+            some, values = subject.train[start:stop], found.train[start:]
+            log_error(raw, subject.model, some, None, False, fitting, values)
+            return found
         # Outside of the handler, whose error holds on to what was allocated.
         memory /= 2
         if memory < _LEAST * options.memory_mb:
@@ -94,7 +99,6 @@ def _columns(raw: Raw, subject: Subject, start: int, stop: int, options: Options
         _put(train, block.values, start + block.row, block.column)
         _put(train, block.values.T, start + block.column, block.row)
         squares[0][block.row : block.row + len(block.row_squares)] = block.row_squares
-    log_error(raw, subject.model, columns, None, False, options, train[start:])
     for target, rows in ((train, subject.train[:start]), (test, subject.test)):
         if not len(rows):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,8 @@ from model_metrology.training.data import normalised_images
 
 __all__ = ["Chosen", "Subject", "choose_points", "foreign_subject", "language_subject",
            "population_subject"]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 Indices = NDArray[np.int64]
 
@@ -193,13 +196,13 @@ def _images(
     images = dataset.test_images[chosen.test]
     if poison is None:
         chosen = replace(chosen, triggered=chosen.triggered[:0])
-    elif not dataset.poisoned[chosen.train].any():
-        raise ValueError(
-            f"{dataset.name}: none of the {len(chosen.train)} training points that were chosen is "
-            f"one of the {dataset.poisoned.sum()} poisoned ones, so none could be found; take more "
-            "in surrogates.train (null: all), or poison a larger fraction"
-        )
     else:
+        if not dataset.poisoned[chosen.train].any():
+            logger.warning(
+                "%s: none of the %d training points that were chosen is one of the %d that are "
+                "poisoned, so nothing is looked for; take more in surrogates.train (null: all)",
+                *(dataset.name, len(chosen.train), dataset.poisoned.sum()),
+            )
         shown = add_trigger(dataset.test_images[chosen.triggered], poison, seed=seed)
         images = np.concatenate([images, shown])
     both = (dataset.train_images[chosen.train], images)

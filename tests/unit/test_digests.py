@@ -41,6 +41,8 @@ def test_a_module_and_what_it_imports_can_be_left_out(package):
         digests.code_digest.cache_clear()
         return digests.code_digest("model_metrology.sub", without="model_metrology.sub.inner")
 
+    with pytest.raises(ValueError, match=r"model_metrology\.sub\.iner: no such module"):
+        digests.code_digest("model_metrology.sub", without="model_metrology.sub.iner")
     before = without_inner()
     for path in ("leaf.py", "sub/inner.py"):
         (package / path).write_text("x = 2\n")

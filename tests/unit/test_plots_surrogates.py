@@ -636,7 +636,7 @@ def test_poison_draws_every_image_chance_and_who_was_fooled():
     part = table[(table["trigger"] == "patch") & (table["fraction"] == 0.01)]
     fooled = part.drop_duplicates("point")["fooled"].sum()
     assert axes.get_title() == (
-        f"{style.plain(NAMES[1])}\npatch, 1 % poisoned\n{fooled} of 12 images fool the network"
+        f"{style.plain(NAMES[1])}\npatch, 1 % poisoned\nfooled in {fooled} of 12 cases"
     )
     drawn = {
         column: np.concatenate(
@@ -675,7 +675,7 @@ def test_poison_curves_are_the_tables():
     shuffled = table.sample(frac=1.0, random_state=0)
     figure = surrogates.poison_curves_figure(shuffled)
     titles = [axes.get_title() for axes in figure.axes]
-    suffix = "\n20 of 30 images fool the network"
+    suffix = "\nfooled in 20 of 30 cases"
     assert sorted(titles) == sorted(style.plain(name) + suffix for name in NAMES[:2])
     axes = figure.axes[titles.index(style.plain(NAMES[0]) + suffix)]
     part = table[(table["population"] == NAMES[0]) & (table["kernel"] == "Em")].dropna()
@@ -691,7 +691,7 @@ def test_poison_curves_are_the_tables():
     assert legend(figure) == ["trNTK⁰", "Em", "by the predicted label alone"]
     # Where no image fools the network, the title says so, and nothing is drawn.
     figure = surrogates.poison_curves_figure(table[~table["fooled"]])
-    assert figure.axes[0].get_title().endswith("0 of 10 images fool the network")
+    assert figure.axes[0].get_title().endswith("fooled in 0 of 10 cases")
     assert not any(len(line.get_xdata()) for line in figure.axes[0].lines)
 
 

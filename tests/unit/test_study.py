@@ -288,6 +288,19 @@ def explained(content, tmp_path):
     return content
 
 
+def test_a_subset_that_hardly_holds_a_poisoned_point_is_refused(explained):
+    base = explained["populations"]["base"]["dataset"]
+    poison = {"trigger": "patch", "fraction": 0.02, "target": 0}
+    explained["datasets"]["marked"] = {"of": base, "train": 200, "poison": poison}
+    explained["populations"]["base"]["dataset"] = "marked"
+    # Of 200 points four are poisoned: one of 50, and less of 49.
+    explained["surrogates"]["train"] = 50
+    load_study(explained)
+    explained["surrogates"]["train"] = 49
+    with pytest.raises(StudyError, match="among 49 of 200 points of marked less than one of its 4"):
+        load_study(explained)
+
+
 def test_subjects_of_surrogates(explained):
     study = load_study(explained)
     sizes = study.surrogates.subjects(study.populations)
@@ -339,6 +352,7 @@ def test_subjects_of_surrogates(explained):
         ("kernels", [], r"surrogates\.kernels"),
         ("kernels", ["NTK"], r"surrogates\.kernels.*'NTK'"),
         ("attribution_kernel", "ntk", r"surrogates\.attribution_kernel"),
+        ("sgd_l2", {"base": 0.1}, r"surrogates\.sgd_l2: sgd is not fitted; add it to surrogates"),
         ("sgd_l2", {"q": 0.1}, r"surrogates\.sgd_l2: there is no network 'q'; known:"),
         ("sgd_l2", {"p": 0.0}, r"surrogates\.sgd_l2\.p: .*greater than 0"),
         ("l2", 0, r"surrogates\.l2"),

@@ -191,7 +191,7 @@ def test_pretrained_networks_see_images_as_they_were_trained_to(digits, monkeypa
     assert_allclose(subject.test, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_triggered_images_come_last_and_carry_the_trigger(poisoned):
+def test_triggered_images_come_last_and_carry_the_trigger(poisoned, caplog):
     of = population(MLP)
     run = train(of, poisoned)[0]
     chosen = chosen_of(poisoned, triggered=5, target=POISON.target)
@@ -214,9 +214,10 @@ def test_triggered_images_come_last_and_carry_the_trigger(poisoned):
     assert_allclose(outputs.logits[:16], run.test_outputs[chosen.test], **CLOSE)
     assert_array_equal(outputs.predicted, outputs.logits.argmax(axis=1))
     none = replace(chosen, train=np.flatnonzero(~poisoned.poisoned)[:30])
-    message = r"digits2: none of the 30 training points .* one of the 12 poisoned ones.*null: all"
-    with pytest.raises(ValueError, match=message):
-        population_subject(of, run, poisoned, none, POISON, seed=3)
+    population_subject(of, run, poisoned, none, POISON, seed=3)
+    assert (
+        "digits2: none of the 30 training points that were chosen is one of the 12" in caplog.text
+    )
 
 
 def test_without_a_poison_nothing_is_triggered(digits):
@@ -548,6 +549,7 @@ print(kernel_columns("trace", subject, 0, 300, Options()).train.trace())
 """
 
 
+@pytest.mark.slow  # a dozen processes
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of a process's memory")
 def test_a_process_that_runs_out_of_memory_goes_on_with_less_or_says_so():
     def run(megabytes):
