@@ -2,6 +2,10 @@
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -35,7 +39,13 @@ def open_category(browser, page, category):
 
 
 def click(browser, row, icon):
-    rows(browser)[row].find_element(By.CSS_SELECTOR, f"a[iconname={icon}]").click()
+    def clicked(browser):
+        rows(browser)[row].find_element(By.CSS_SELECTOR, f"a[iconname={icon}]").click()
+        return True
+
+    # While the page is being drawn, its icons move.
+    moving = ElementClickInterceptedException, StaleElementReferenceException
+    WebDriverWait(browser, 20, ignored_exceptions=moving).until(clicked)
 
 
 def figure(browser):

@@ -314,7 +314,9 @@ def language_study(folder, **options):
 
 def test_files_of_a_language_model_redo_what_rests_on_them(workflow):
     folder = workflow.folder
-    workflow.study(language_study(folder))
+    study = language_study(folder)
+    study["surrogates"]["language"]["BERT"]["epochs"] = 1
+    workflow.study(study)
     results = "results/words/surrogates/BERT"
     targets = [f"{results}/tokens.h5", f"{results}/0000/runs.h5"]
     workflow.run(*targets)
@@ -331,7 +333,8 @@ def test_files_of_a_language_model_redo_what_rests_on_them(workflow):
     assert after("tiny/vocab.txt", b"days\n") == both
     assert after("tiny/model.safetensors", b" ") == {"fine_tune": 1, "total": 1}
     # Fewer points of the kernels are no other sentences.
-    workflow.study(language_study(folder, train=50))
+    study["surrogates"]["train"] = 50
+    workflow.study(study)
     assert workflow.jobs(*targets).get("total", 0) == 0
 
 
