@@ -199,7 +199,7 @@ def surrogates_page(summary: pd.DataFrame, fits: pd.DataFrame) -> str:
     solved = fits.groupby(["population", "kernel", "surrogate"], sort=False, as_index=False).agg(
         runs=("run", "count"),
         l2=("l2", "median"),
-        at_grid_end=("l2_at_end", "sum"),
+        l2_at_end=("l2_at_end", "sum"),
         gradient_norm=("gradient_norm", "max"),
         iterations=("iterations", "max"),
         converged=("converged", "sum"),
