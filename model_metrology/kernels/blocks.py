@@ -21,6 +21,7 @@ __all__ = [
     "Block",
     "Held",
     "Product",
+    "Progress",
     "Rows",
     "add_product",
     "add_upper",
@@ -45,6 +46,7 @@ _PAIR_BYTES = 20
 _RUN = 4096  # numbers whose squares are summed in single precision
 _TILE = 512  # columns of a symmetric block that are multiplied at once
 _MIRRORED = 64  # columns of it that are filled at once
+_SAID_EVERY = 10  # seconds
 
 
 @dataclass(frozen=True)
@@ -232,19 +234,39 @@ def blocks(
     yield from _with_progress(found, what, pairs)
 
 
-def _with_progress(found: Iterator[Block], what: str, total: int) -> Iterator[Block]:
-    """Log how much is done, where there is more than one block."""
-    done, started = 0, time.perf_counter()
+class Progress:
+    """Log now and then how far long work is, and how long the rest will take.
+
+    Parameters
+    ----------
+    what : str
+        The work.
+    total : int
+        How much it is, in any unit.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.started = self.said = time.monotonic()
+
+    def add(self, amount: int) -> None:
+        """Count so much more as done."""
+        self.done += amount
+        now = time.monotonic()
+        if self.done < self.total and now - self.said >= _SAID_EVERY:
+            self.said = now
+            left = (now - self.started) * (self.total / self.done - 1)
+            logger.info(
+                "%s: %.0f %%, some %.0f s left", self.what, 100 * self.done / self.total, left
+            )
+
+
+def _with_progress(found: Iterator[Block], what: str, pairs: int) -> Iterator[Block]:
+    progress = Progress(f"{what} kernel", pairs)
     for block in found:
         n, m = block.values.shape
-        done += n * (n + 1) // 2 if block.row == block.column and n == m else n * m
         yield block
-        if done < total:
-            rate = done / (time.perf_counter() - started)
-            logger.info(
-                "%s kernel: %.0f %% of %.3g pairs, %.3g pairs/s, %.0f s left",
-                *(what, 100 * done / total, total, rate, (total - done) / rate),
-            )
+        progress.add(n * (n + 1) // 2 if block.row == block.column and n == m else n * m)
 
 
 # What the two generators below have named, they drop before they go on: no more is held than two

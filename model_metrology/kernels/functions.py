@@ -19,6 +19,7 @@ from model_metrology.kernels.blocks import (
     Held,
     Memory,
     Product,
+    Progress,
     Rows,
     assemble,
     blocks,
@@ -448,12 +449,14 @@ def _written(
 
     def hold(points: Tensor) -> Rows:
         rows, outputs = points.new_zeros(len(points), len(heads), into.dim, dtype=kind), []
+        progress = Progress(f"gradients of {len(points)} points", len(points))
         for start in range(0, len(points), step):
             block = Gradients(plan, model, points[start : start + step], scratch)
             for h, head in enumerate(heads):
                 for name, values in block.rows(head):
                     into.add(rows[start : start + len(block.outputs), h], name, values)
             outputs.append(block.outputs)
+            progress.add(len(block.outputs))
         return Rows([rows.flatten(1)], product, torch.cat(outputs))
 
     return hold

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad, vmap
 
 from model_metrology.kernels.blocks import (
     Product,
+    Progress,
     add_product,
     add_upper,
     mirrored,
@@ -545,6 +546,7 @@ class _Sum:
         groups, plan = self.plan.groups, self.plan
         into = [torch.zeros_like(self.values) if apart else self.values for _ in groups]
         kept: list[list[list[Tensor]]] = [[[] for _ in self.sides] for _ in groups]
+        progress = Progress("inner products of a block", len(plan.heads))
         for heads in plan.heads.split(self.sides[0].heads_at_once):
             at = [[side.at_outputs(head) for head in heads] for side in self.sides]
             for i, group in enumerate(groups):
@@ -556,6 +558,7 @@ class _Sum:
                 self._add_or_keep(into[i], group, i, gradients, kept[i])
             if plan.rest:
                 self._add_rows(self.values, [side.rest(heads) for side in self.sides])
+            progress.add(len(heads))
         self._rooms.clear()
         for i, group in enumerate(groups):
             if isinstance(group, Elementwise | Grouped):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from model_metrology.kernels import Options, conjugate_kernel, functions, kernel_blocks
+from model_metrology.kernels import Options, blocks, conjugate_kernel, functions, kernel_blocks
 from model_metrology.kernels.blocks import Memory, Product, add_product, add_upper, mirrored
 
 
@@ -132,6 +132,25 @@ def test_outputs_are_looked_at_by_as_many_points_as_fit(raw):
     network[0].register_forward_hook(lambda _, inputs, outputs: seen.append(len(outputs)))
     list(kernel_blocks(raw, network, x, None, Options(memory_mb=4)))
     assert 10 < max(seen) <= 25  # an eighth of the memory, 20 kB a point
+
+
+@pytest.mark.parametrize(
+    ("raw", "megabytes", "said"),
+    [
+        ("projected trace", 1000, "gradients of 200 points: 32 %, some"),
+        ("trace", 1000, "inner products of a block: 50 %, some"),
+        ("conjugate", 1, "penultimate feature vector kernel: "),
+    ],
+)
+def test_long_work_says_how_far_it_is(raw, megabytes, said, caplog, monkeypatch):
+    network, x = features(200)
+    caplog.set_level("INFO")
+    options = Options(memory_mb=megabytes, dim=16)
+    assert len(list(kernel_blocks(raw, network, x, None, options))) == 1 or megabytes == 1
+    assert said not in caplog.text  # as it takes no time
+    monkeypatch.setattr(blocks, "_SAID_EVERY", 0)
+    list(kernel_blocks(raw, network, x, None, options))
+    assert said in caplog.text
 
 
 # In a process of its own: what blocks take beyond what a small kernel took. Not by `ru_maxrss`,
