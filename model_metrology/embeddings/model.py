@@ -145,7 +145,7 @@ def optional(package: str, kind: str) -> Any:
 def not_installed(package: str, kind: str) -> ImportError:
     """The error that names a package and what installs it."""
     return ImportError(
-        f"kind: {kind} needs the package {package}: pip install -e '.[embeddings]' in a checkout"
+        f"kind: {kind} needs the package {package}: in a checkout, pip install -e '.[embeddings]'"
     )
 
 

@@ -270,7 +270,7 @@ def test_vectors_that_are_not_finite_are_named(transformers, tmp_path):
 )
 def test_a_package_that_is_missing_is_named(transformers, monkeypatch, kind, model, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{package}.*'model-metrology\[embeddings\]'"):
+    with pytest.raises(ImportError, match=rf"{package}.*'\.\[embeddings\]'"):
         load_embedder(Embedder(kind=kind, model=model))
 
 
@@ -279,7 +279,7 @@ def test_wordllama_that_is_missing_is_named(monkeypatch):
         raise FileNotFoundError
 
     monkeypatch.setattr(text_models, "package_folder", missing)
-    with pytest.raises(ImportError, match=r"wordllama: pip install 'model-metrology"):
+    with pytest.raises(ImportError, match=r"wordllama: in a checkout, pip install -e '"):
         load_embedder(Embedder(kind="wordllama"))
 
 

@@ -287,7 +287,7 @@ def test_token_ids_come_back_from_disk(tiny, folder):
 
 def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install 'model-metrology\[language\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[language\]'"):
         hub.load_transformers()
 
 
