@@ -665,11 +665,7 @@ def _check_surrogates(study: Study) -> None:
         raise ValueError(f"{key}.populations: there is nothing to measure; name a population")
     for name, instrument in options.instruments.items():
         _known("dataset", f"{key}.instruments.{name}.dataset", instrument.dataset, study.datasets)
-        if not Path(instrument.checkpoint).is_file():
-            raise ValueError(
-                f"{key}.instruments.{name}.checkpoint: there is no file {instrument.checkpoint}; "
-                "give its path as seen from the folder that the workflow is run in"
-            )
+        _check_file(f"{key}.instruments.{name}.checkpoint", instrument.checkpoint)
         try:
             find_builder(instrument.builder)
         except ValueError as error:
@@ -693,6 +689,11 @@ def _check_surrogates(study: Study) -> None:
 _SEEN_FROM = "as seen from the folder that the workflow is run in"
 
 
+def _check_file(key: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise ValueError(f"{key}: there is no file {path}; give its path {_SEEN_FROM}")
+
+
 def _check_language(options: Surrogates, key: str, language: LanguageInstrument) -> None:
     if language.train is None and options.train is None:
         # How many there are is in files that are not read yet, but decides the jobs.
@@ -702,10 +703,8 @@ def _check_language(options: Surrogates, key: str, language: LanguageInstrument)
         )
     for file_key in ("texts", "test_texts"):
         path = getattr(language, file_key)
-        if path is not None and not Path(path).is_file():
-            raise ValueError(
-                f"{key}.{file_key}: there is no file {path}; give its path {_SEEN_FROM}"
-            )
+        if path is not None:
+            _check_file(f"{key}.{file_key}", path)
     _check_model(key, language.model)
 
 
@@ -758,10 +757,10 @@ def _check_embeddings(study: Study) -> None:
         if taken in options.embedders:
             raise ValueError(f"embeddings.embedders: {taken!r} has a meaning of its own; rename it")
     for name, embedder in options.embedders.items():
-        if embedder.of_folder and embedder.model is not None:
+        if (model := embedder.named_model) is not None:
             of_parts = embedder.kind == "sentence-transformers"
             needed = ["modules.json"] if of_parts else _MODEL_FILES
-            _check_model(f"embeddings.embedders.{name}", embedder.model, needed)
+            _check_model(f"embeddings.embedders.{name}", model, needed)
     collections = options.collections()
     for name in (*options.contrasts, *options.translations):
         both = name in options.contrasts and name in options.translations
@@ -804,8 +803,7 @@ def _check_source(study: Study, options: Embeddings, key: str, name: str, source
         path = getattr(source, file_key)
         if path is not None and not Path(path).exists():
             raise ValueError(
-                f"{key}.{file_key}: there is no file or folder {path}; give its path as seen from "
-                "the folder that the workflow is run in"
+                f"{key}.{file_key}: there is no file or folder {path}; give its path {_SEEN_FROM}"
             )
     for dataset_key, dataset in (
         ("dataset", source.dataset),

@@ -374,12 +374,16 @@ def subject_points(name, part="train"):
     )
 
 
+def test_points(name):
+    """How many test points a network's kernel has, for estimates of memory."""
+    # How many sentences a file has is not known before it is read.
+    return subject_points(name, "test") or subject_points(name)
+
+
 def kernel_mb(name, columns=None):
     """Megabytes of a network's kernel in single precision, or of some of its columns."""
     points = subject_points(name)
-    # How many sentences a file has is not known before it is read.
-    tests = subject_points(name, "test") or points
-    return (points + tests) * min(columns or points, points) * 4 / 1e6
+    return (points + test_points(name)) * min(columns or points, points) * 4 / 1e6
 
 
 def kernel_files(wildcards):
@@ -402,7 +406,7 @@ def attributions_mb():
     return sum(
         len(range(size)[: study.surrogates.compared])
         * subject_points(name)
-        * (subject_points(name, "test") or subject_points(name))
+        * test_points(name)
         * 4
         / 1e6
         for name, size in sizes.items()
@@ -506,10 +510,10 @@ def embedder_options(wildcards):
 
 def embedder_files(wildcards):
     """Files of an embedder that is a folder."""
-    embedder = study.embeddings.embedders[name_of_folder(wildcards.embedder)]
-    if not embedder.of_folder:
+    model = study.embeddings.embedders[name_of_folder(wildcards.embedder)].named_model
+    if model is None:
         return []
-    return model_files(embedder.model, "*.json", "*.safetensors*", "*.model", "*.txt")
+    return model_files(model, "*.json", "*.safetensors*", "*.model", "*.txt")
 
 
 def controls_of(wildcards):

@@ -172,9 +172,9 @@ class Embedder(Options):
     """Items at a time."""
 
     @property
-    def of_folder(self) -> bool:
-        """Whether the model's name may be that of a folder."""
-        return self.kind in ("transformers", "sentence-transformers") and self.model is not None
+    def named_model(self) -> str | None:
+        """The model, where it may be a folder; None for those that a package has."""
+        return self.model if self.kind in ("transformers", "sentence-transformers") else None
 
     @property
     def of_images(self) -> bool:
